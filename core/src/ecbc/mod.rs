@@ -1,4 +1,83 @@
 //! ECBC, enhanced characteristic-based compression of guest pages.
+//!
+//! A page is classified by cheap looks at its characteristics (`classify`), and
+//! the coder that suits the class codes it. `docs/ecbc.md` describes the algorithm, what it is a
+//! reconstruction of, and what was tried and dropped.
+//!
+//! Coders here know pages and blobs only. Where a blob is placed and how its bytes and the
+//! page's contents are checked is the image format's business.
+
+mod classify;
+mod decoder;
+mod encoder;
+mod lz4;
+mod method;
+#[cfg(test)]
+mod test;
+mod zstd;
+
+pub use decoder::{DecodeError, PageDecoder};
+pub use encoder::PageEncoder;
+pub use method::{Method, UnknownMethod};
+
+/// Bytes of room that [`PageEncoder::encode`] needs for a blob.
+pub const BLOB_ROOM: usize = crate::PAGE_SIZE;
+
+/// The longest blob, in bytes: with the 4-byte check that follows it in an image it is still
+/// shorter than the page.
+pub const BLOB_MAX: usize = crate::PAGE_SIZE - 5;
+
+/// What a page became.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageCode {
+    /// All bytes are zero: no blob.
+    Zero,
+    /// One 32-bit word all over, given as read in little-endian order: no blob.
+    Fill(u32),
+    /// Nothing shrinks it: the page itself is its code.
+    Stored,
+    /// The first `len` bytes of the blob room are the code, for the coder `tag`.
+    Blob {
+        /// Which coder decodes it.
+        tag: Tag,
+        /// Length in bytes, 1 to [`BLOB_MAX`].
+        len: usize,
+    },
+}
+
+/// Which coder made a blob: the entry tags of the image format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Tag {
+    /// An LZ4 block.
+    Lz4 = 3,
+    /// A zstd block, without frame and block headers.
+    Zstd = 4,
+}
+
+impl Tag {
+    /// The tag in an image's page table.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The tag with this number, if a page coder has it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            3 => Some(Self::Lz4),
+            4 => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// The coder's name, for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
 
 /// How much was done for each coder: what a report shows and a model charges for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,0 +1,71 @@
+//! From a blob back to its page.
+
+use std::fmt;
+
+use super::zstd::ZstdDecoder;
+use super::{Tag, lz4};
+use crate::{PAGE_SIZE, Page};
+
+/// Decodes the blobs of every method; keeps the coders' tables between pages, so make one for
+/// each worker and reuse it.
+pub struct PageDecoder {
+    zstd: ZstdDecoder,
+}
+
+impl PageDecoder {
+    /// A decoder; allocates all it will ever need.
+    pub fn new() -> Self {
+        Self { zstd: ZstdDecoder::new() }
+    }
+
+    /// Decodes what the coder with this tag made. `blob` may be anything: whatever it says, at
+    /// most `page` is written, and all of it.
+    ///
+    /// # Errors
+    /// A tag that no page coder has, or a blob that its coder cannot have made. `page` is then
+    /// all zeros, so that contents of an earlier page are never taken for this one's.
+    pub fn decode(&mut self, tag: u8, blob: &[u8], page: &mut Page) -> Result<(), DecodeError> {
+        let decoded = match Tag::from_number(tag) {
+            None => Err(DecodeError::UnknownCoder { tag }),
+            Some(Tag::Lz4) => damaged_unless(lz4::decode(blob, page), Tag::Lz4),
+            Some(Tag::Zstd) => damaged_unless(self.zstd.decode(blob, page), Tag::Zstd),
+        };
+        if decoded.is_err() {
+            *page = [0; PAGE_SIZE];
+        }
+        decoded
+    }
+}
+
+fn damaged_unless(whole: bool, tag: Tag) -> Result<(), DecodeError> {
+    if whole { Ok(()) } else { Err(DecodeError::Damaged { coder: tag.name() }) }
+}
+
+impl Default for PageDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for PageDecoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageDecoder").finish_non_exhaustive()
+    }
+}
+
+/// A blob that gives no page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The image was made by a newer version, or its page table is damaged.
+    #[error("no page coder has tag {tag}; a newer comio may know it")]
+    UnknownCoder {
+        /// The tag that was met.
+        tag: u8,
+    },
+    /// The blob is not one that the coder makes for a page.
+    #[error("the {coder} blob is damaged: it does not give a page of 4096 bytes")]
+    Damaged {
+        /// The coder's name.
+        coder: &'static str,
+    },
+}

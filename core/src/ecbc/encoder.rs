@@ -1,0 +1,92 @@
+//! From a page to its code.
+
+use std::fmt;
+
+use zstd_safe::{ParamSwitch, Strategy};
+
+use super::classify::{Class, classify};
+use super::lz4::Lz4Encoder;
+use super::zstd::{Tuning, ZstdEncoder};
+use super::{BLOB_MAX, BLOB_ROOM, Method, PageCode, Tag};
+use crate::Page;
+
+/// Codes pages by one [`Method`]; keeps the coders' tables between pages, so make one for each
+/// worker and reuse it. The same page gives the same code, whatever was coded before.
+pub struct PageEncoder {
+    method: Method,
+    classifies: bool,
+    coder: Coder,
+}
+
+enum Coder {
+    None,
+    Lz4(Lz4Encoder),
+    Zstd(ZstdEncoder),
+}
+
+impl PageEncoder {
+    /// An encoder for `method`; allocates all it will ever need.
+    pub fn new(method: Method) -> Self {
+        let coder = match method {
+            Method::Raw => Coder::None,
+            Method::Lz4 | Method::Fast => Coder::Lz4(Lz4Encoder::new()),
+            Method::Zstd1 => Coder::Zstd(ZstdEncoder::at_level(1)),
+            Method::Balanced => Coder::Zstd(ZstdEncoder::tuned(BALANCED)),
+            Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
+        };
+        let classifies = matches!(method, Method::Fast | Method::Balanced | Method::Dense);
+        Self { method, classifies, coder }
+    }
+
+    /// Codes one page; a blob goes to the beginning of `blob`, whose rest is unspecified after.
+    ///
+    /// # Panics
+    /// If `blob` is shorter than [`BLOB_ROOM`].
+    pub fn encode(&mut self, page: &Page, blob: &mut [u8]) -> PageCode {
+        assert!(blob.len() >= BLOB_ROOM, "room for a blob is {BLOB_ROOM} bytes, not {}", blob.len());
+        if self.classifies {
+            match classify(page) {
+                Class::Uniform(0) => return PageCode::Zero,
+                Class::Uniform(word) => return PageCode::Fill(word),
+                Class::Incompressible => return PageCode::Stored,
+                Class::Ordinary => {}
+            }
+        }
+        self.coder.encode(page, &mut blob[..BLOB_MAX])
+    }
+}
+
+impl Coder {
+    fn encode(&mut self, page: &Page, target: &mut [u8]) -> PageCode {
+        let (tag, len) = match self {
+            Self::None => return PageCode::Stored,
+            Self::Lz4(coder) => (Tag::Lz4, coder.encode(page, target)),
+            Self::Zstd(coder) => (Tag::Zstd, coder.encode(page, target)),
+        };
+        len.map_or(PageCode::Stored, |len| PageCode::Blob { tag, len })
+    }
+}
+
+impl fmt::Debug for PageEncoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageEncoder").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+const BALANCED: Tuning = Tuning {
+    level: 1,
+    hash_log: 12,
+    min_match: 5,
+    strategy: Strategy::ZSTD_fast,
+    target_length: 1,
+    literals: ParamSwitch::Disable,
+};
+
+const DENSE: Tuning = Tuning {
+    level: 3,
+    hash_log: 13,
+    min_match: 5,
+    strategy: Strategy::ZSTD_dfast,
+    target_length: 1,
+    literals: ParamSwitch::Enable,
+};
