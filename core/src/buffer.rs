@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -57,13 +57,12 @@ impl BufferPool {
         // The semaphore is never closed, so the only error cannot happen.
         let permit =
             Arc::clone(&self.shared.grains).acquire_many_owned(wanted).await.map_err(|_| too_small)?;
-        let memory = if capacity == self.shared.slot_bytes {
-            self.shared.free_slots.lock().unwrap_or_else(PoisonError::into_inner).pop()
-        } else {
-            None
-        };
-        let memory = memory.unwrap_or_else(|| vec![0; capacity].into_boxed_slice());
-        Ok(Buffer { memory, len: 0, home: Some(Home { pool: Arc::clone(&self.shared), _permit: permit }) })
+        let memory = if capacity == self.shared.slot_bytes { self.shared.free_slots().pop() } else { None };
+        let memory = memory.unwrap_or_else(|| {
+            self.shared.trim(0);
+            vec![0; capacity].into_boxed_slice()
+        });
+        Ok(Buffer { memory, len: 0, home: Some(Home { pool: Arc::clone(&self.shared), permit }) })
     }
 
     /// A buffer of the pool's usual size.
@@ -77,6 +76,11 @@ impl BufferPool {
     /// How many slots the whole budget holds.
     pub fn slots(&self) -> usize {
         self.shared.budget_bytes / self.shared.slot_bytes.max(GRAIN).next_multiple_of(GRAIN)
+    }
+
+    /// Bytes of a usual buffer.
+    pub fn slot_bytes(&self) -> usize {
+        self.shared.slot_bytes
     }
 
     /// The budget, in bytes.
@@ -109,7 +113,7 @@ pub struct BudgetTooSmall {
 
 struct Home {
     pool: Arc<Shared>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 /// Bytes on loan from a [`BufferPool`]; dropping it gives them back.
@@ -151,30 +155,45 @@ impl Buffer {
     /// pool. For those who hold a buffer long (NFS, until COMMIT). Costs one copy.
     pub fn shrink(mut self) -> Self {
         let Some(home) = self.home.take() else { return self };
-        let Home { pool, _permit: mut permit } = home;
+        let Home { pool, mut permit } = home;
         let keep = self.len.div_ceil(GRAIN);
         let excess = permit.num_permits().saturating_sub(keep);
         let memory: Box<[u8]> = self.memory[..self.len].into();
         let old = std::mem::replace(&mut self.memory, memory);
-        pool.keep(old);
+        pool.keep(old, excess);
         drop(permit.split(excess));
-        self.home = Some(Home { pool, _permit: permit });
+        self.home = Some(Home { pool, permit });
         self
     }
 }
 
 impl Shared {
-    fn keep(&self, memory: Box<[u8]>) {
+    fn free_slots(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+        self.free_slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a slot for reuse; `returning` grains are about to go back to the budget.
+    fn keep(&self, memory: Box<[u8]>, returning: usize) {
         if memory.len() == self.slot_bytes {
-            self.free_slots.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+            self.free_slots().push(memory);
         }
+        self.trim(returning);
+    }
+
+    /// Frees kept slots until they and the buffers in use are within the budget: kept memory
+    /// is memory too.
+    fn trim(&self, returning: usize) {
+        let room = (self.grains.available_permits() + returning) * GRAIN;
+        let mut free = self.free_slots();
+        let keep = (room / self.slot_bytes.max(1)).min(free.len());
+        free.truncate(keep);
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(home) = &self.home {
-            home.pool.keep(std::mem::take(&mut self.memory));
+            home.pool.keep(std::mem::take(&mut self.memory), home.permit.num_permits());
         }
     }
 }

@@ -9,7 +9,10 @@
 pub mod buffer;
 pub mod compute;
 pub mod ecbc;
+pub mod engine;
+pub mod format;
 pub mod hypervisor;
+pub mod segment;
 pub mod storage;
 pub mod tape;
 

@@ -14,6 +14,8 @@ use crate::buffer::{BufferPool, Payload};
 pub struct TapeFormat(pub u32);
 
 impl TapeFormat {
+    /// Of an image whose superblock was lost: pages can be extracted, the tape not restored.
+    pub const UNKNOWN: Self = Self(0);
     /// A flat file of pages: page `n` is pfn `n`; frame bytes are what follows the last whole page.
     pub const RAW: Self = Self(1);
     /// A Xen save file as `xl save` writes it; frame coding version 1 of `backends::xen`.

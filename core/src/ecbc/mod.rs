@@ -83,7 +83,27 @@ impl Tag {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Pages by entry tag (see `format::entry`).
-    pub pages: [u32; 16],
+    pub pages: [u64; 16],
     /// Encoded bytes by entry tag, checks included.
     pub bytes: [u64; 16],
+}
+
+impl Tally {
+    /// Counts a page of entry tag `tag` that takes `bytes`.
+    pub fn add(&mut self, tag: u8, bytes: usize) {
+        let slot = usize::from(tag & 0xf);
+        self.pages[slot] += 1;
+        self.bytes[slot] += bytes as u64;
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        for (sum, more) in self.pages.iter_mut().zip(other.pages) {
+            *sum += more;
+        }
+        for (sum, more) in self.bytes.iter_mut().zip(other.bytes) {
+            *sum += more;
+        }
+    }
 }

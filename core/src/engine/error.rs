@@ -1,0 +1,85 @@
+//! What can go wrong in the engine.
+
+use crate::buffer::{BudgetTooSmall, NotBytes};
+use crate::compute::ComputeError;
+use crate::format::FormatError;
+use crate::hypervisor::HypervisorError;
+use crate::segment::SegmentError;
+use crate::storage::{StorageError, StorageErrorKind};
+use crate::tape::TapeError;
+
+/// A save, restore or other operation on an image that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The storage.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The guest's tape.
+    #[error(transparent)]
+    Tape(#[from] TapeError),
+    /// The image.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The hypervisor.
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    /// The batch does not fit its segment.
+    #[error(transparent)]
+    Segment(SegmentError),
+    /// The memory budget.
+    #[error(transparent)]
+    Budget(#[from] BudgetTooSmall),
+    /// The worker pool.
+    #[error(transparent)]
+    Compute(#[from] ComputeError),
+    /// A simulated payload where bytes are needed.
+    #[error(transparent)]
+    NotBytes(#[from] NotBytes),
+    /// More than the format can count.
+    #[error("the guest has more than 2^32 segments")]
+    TooLarge,
+    /// The image holds no such page.
+    #[error("the image has no page {pfn}")]
+    NoSuchPage {
+        /// The pfn asked for.
+        pfn: u64,
+    },
+    /// The image was recovered from a damaged one and lacks parts.
+    #[error("the image is incomplete: {0}")]
+    Incomplete(String),
+    /// The guest could not be put back to running after another failure.
+    #[error("{failure}; and then the guest could not be resumed: {resume}")]
+    StillHeld {
+        /// The first failure.
+        failure: Box<EngineError>,
+        /// Why it was not resumed.
+        resume: HypervisorError,
+    },
+}
+
+impl EngineError {
+    /// Whether the image is damaged, as opposed to any other failure.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Format(error) => error.is_damage(),
+            Self::Incomplete(_) => true,
+            // The frame is part of the image: a tape that cannot be put together is damage.
+            Self::Tape(error) => matches!(error, TapeError::Inconsistent(_)),
+            Self::Storage(error) => {
+                matches!(error.kind, StorageErrorKind::UnexpectedEnd | StorageErrorKind::Corrupt)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<SegmentError> for EngineError {
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::Format(error) => Self::Format(error),
+            SegmentError::NotBytes(error) => Self::NotBytes(error),
+            other @ SegmentError::WrongBatch { .. } => Self::Segment(other),
+        }
+    }
+}

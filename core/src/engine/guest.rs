@@ -1,0 +1,63 @@
+//! Whole guests: the order of steps that makes it impossible to lose one.
+
+use super::{Engine, EngineError, Image, Progress, RestoreReport, SaveOptions, SaveReport, restore, save};
+use crate::hypervisor::Hypervisor;
+use crate::storage::Storage;
+
+/// Saves `guest` as image `name`. The guest is released (it may be destroyed) only after its
+/// image is durable, checked and visible; on any failure before that it runs on and nothing is
+/// visible under `name` that was not before.
+///
+/// # Errors
+/// Any of [`EngineError`]; [`EngineError::StillHeld`] when after a failure the guest could not
+/// be resumed either.
+pub async fn save_guest(
+    engine: &Engine,
+    hypervisor: &dyn Hypervisor,
+    guest: &str,
+    storage: &dyn Storage,
+    name: &str,
+    options: &SaveOptions,
+    progress: &Progress,
+) -> Result<SaveReport, EngineError> {
+    let mut held = hypervisor.begin_save(guest).await?;
+    match save(engine, held.reader(), storage, name, options, progress).await {
+        Ok(report) => {
+            held.release().await?;
+            Ok(report)
+        }
+        Err(failure) => match held.resume().await {
+            Ok(()) => Err(failure),
+            Err(resume) => Err(EngineError::StillHeld { failure: Box::new(failure), resume }),
+        },
+    }
+}
+
+/// Restores image `name` as `guest`, which starts only after every byte was checked; a failed
+/// restore leaves no half-made guest.
+///
+/// # Errors
+/// Any of [`EngineError`].
+pub async fn restore_guest(
+    engine: &Engine,
+    storage: &dyn Storage,
+    name: &str,
+    hypervisor: &dyn Hypervisor,
+    guest: &str,
+    progress: &Progress,
+) -> Result<RestoreReport, EngineError> {
+    let image = Image::open(storage.open(name).await?).await?;
+    image.check_complete()?;
+    let mut new = hypervisor.begin_restore(guest, image.superblock().tape_format).await?;
+    match restore(engine, &image, new.writer(), progress).await {
+        Ok(report) => {
+            new.start().await?;
+            Ok(report)
+        }
+        Err(failure) => {
+            // The first failure is what the user must know.
+            let _ = new.discard().await;
+            Err(failure)
+        }
+    }
+}

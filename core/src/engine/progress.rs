@@ -1,0 +1,65 @@
+//! How far an operation is, for whoever shows it.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// What an operation is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Moving the guest's memory.
+    Moving,
+    /// Waiting until all of it is durable.
+    Syncing,
+    /// Reading back what was written.
+    Checking,
+    /// Making the image visible.
+    Publishing,
+    /// Nothing more to do.
+    Done,
+}
+
+const PHASES: [Phase; 5] = [Phase::Moving, Phase::Syncing, Phase::Checking, Phase::Publishing, Phase::Done];
+
+/// Counters that the engine moves and anybody may read.
+#[derive(Debug, Default)]
+pub struct Progress {
+    guest_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
+    guest_bytes_total: AtomicU64,
+    phase: AtomicU8,
+}
+
+impl Progress {
+    /// Bytes of guest memory done.
+    pub fn guest_bytes(&self) -> u64 {
+        self.guest_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to or read from the storage.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of guest memory there are, 0 while unknown.
+    pub fn guest_bytes_total(&self) -> u64 {
+        self.guest_bytes_total.load(Ordering::Relaxed)
+    }
+
+    /// What is being done.
+    pub fn phase(&self) -> Phase {
+        let phase = usize::from(self.phase.load(Ordering::Relaxed));
+        PHASES.get(phase).copied().unwrap_or(Phase::Done)
+    }
+
+    pub(super) fn set_total(&self, guest_bytes: u64) {
+        self.guest_bytes_total.store(guest_bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn add(&self, guest_bytes: u64, stored_bytes: u64) {
+        self.guest_bytes.fetch_add(guest_bytes, Ordering::Relaxed);
+        self.stored_bytes.fetch_add(stored_bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+}

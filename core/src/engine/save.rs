@@ -1,0 +1,355 @@
+//! Saving: tape → encode on every core → positional writes in any order → commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::commit::{Tail, make_durable};
+use super::{Engine, EngineError, Phase, Progress};
+use crate::PAGE_SIZE;
+use crate::buffer::{Buffer, Payload};
+use crate::compute::{self, Work};
+use crate::ecbc::Tally;
+use crate::format::directory::{self, DirectoryEntry};
+use crate::format::footer::{Footer, Totals};
+use crate::format::frame::{self, FrameBuilder};
+use crate::format::segment::seal;
+use crate::format::superblock::Superblock;
+use crate::format::{BLOCK, ImageUuid, blocks_of};
+use crate::segment::EncodedSegment;
+use crate::storage::{CreateOptions, ObjectWriter, Storage, StorageError, StorageErrorKind};
+use crate::tape::{Batch, GuestReader, TapeItem};
+
+/// What the caller decides of a new image; core draws no random number and reads no clock.
+#[derive(Debug, Clone)]
+pub struct SaveOptions {
+    /// The image's identity: random.
+    pub uuid: ImageUuid,
+    /// Now, in seconds since 1970-01-01 UTC.
+    pub created_unix_s: u64,
+    /// Whether an image of that name is replaced (atomically) or refused.
+    pub replace: bool,
+}
+
+/// A finished save.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaveReport {
+    /// The image's identity.
+    pub uuid: ImageUuid,
+    /// Length of the image in bytes.
+    pub stored_bytes: u64,
+    /// Totals of what is in it.
+    pub totals: Totals,
+}
+
+impl SaveReport {
+    /// Bytes of guest memory.
+    pub fn guest_bytes(&self) -> u64 {
+        self.totals.pages * PAGE_SIZE as u64
+    }
+}
+
+/// Saves the guest that `reader` gives as image `name`. On success the image is durable,
+/// checked and visible; on any error, or when the future is dropped, nothing is visible under
+/// `name` that was not before.
+///
+/// # Errors
+/// Any of [`EngineError`].
+pub async fn save(
+    engine: &Engine,
+    reader: &mut dyn GuestReader,
+    storage: &dyn Storage,
+    name: &str,
+    options: &SaveOptions,
+    progress: &Progress,
+) -> Result<SaveReport, EngineError> {
+    let (head, _) = options.uuid.split_at(8);
+    let create = CreateOptions {
+        replace: options.replace,
+        held_bytes_max: engine.held_bytes_max(),
+        unique: head.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)),
+    };
+    check_free_space(storage, name, reader.size_hint()).await?;
+    progress.set_total(reader.size_hint().unwrap_or(0));
+    let writer = storage.create(name, create).await?;
+    let written = Saver::new(engine, &*writer, options, progress).run(reader).await;
+    match written {
+        Ok(report) => {
+            progress.enter(Phase::Publishing);
+            writer.publish().await?;
+            progress.enter(Phase::Done);
+            Ok(report)
+        }
+        Err(error) => {
+            // The first failure is what the user must know; a leftover that could not be
+            // removed is found by `Storage::leftovers`.
+            let _ = writer.abandon().await;
+            Err(explain_no_space(error, storage, progress).await)
+        }
+    }
+}
+
+/// Refuses what cannot fit however well it compresses: even tables alone take 1/4096.
+async fn check_free_space(
+    storage: &dyn Storage,
+    name: &str,
+    guest_bytes: Option<u64>,
+) -> Result<(), EngineError> {
+    let needed = guest_bytes.unwrap_or(0) / 4096 + 4 * BLOCK as u64;
+    match storage.free_bytes().await? {
+        Some(free) if free < needed => {
+            let problem = format!(
+                "the storage is full: at least {needed} bytes are needed and {free} are free; remove images or choose another storage"
+            );
+            let target = format!("{name} in {}", storage.location());
+            Err(StorageError::new(StorageErrorKind::NoSpace, "save", target, problem).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds to a "no space" error how much was needed and what is free.
+async fn explain_no_space(error: EngineError, storage: &dyn Storage, progress: &Progress) -> EngineError {
+    let EngineError::Storage(mut error) = error else { return error };
+    if error.kind == StorageErrorKind::NoSpace {
+        use std::fmt::Write as _;
+        let written = progress.stored_bytes();
+        let _ = write!(error.problem, " (the image needs more than the {written} bytes written so far");
+        if let Some(estimate) = estimate(progress) {
+            let _ = write!(error.problem, ", about {estimate} in all");
+        }
+        if let Ok(Some(free)) = storage.free_bytes().await {
+            let _ = write!(error.problem, "; {free} bytes are free now that they were removed");
+        }
+        error.problem.push(')');
+    }
+    EngineError::Storage(error)
+}
+
+fn estimate(progress: &Progress) -> Option<u64> {
+    let (done, total) = (progress.guest_bytes(), progress.guest_bytes_total());
+    let scaled = u128::from(progress.stored_bytes()) * u128::from(total);
+    scaled.checked_div(u128::from(done)).filter(|&all| all > 0).and_then(|all| u64::try_from(all).ok())
+}
+
+/// What a finished piece of work gives to the index.
+enum Placed {
+    Segment { number: usize, entry: DirectoryEntry, padding_bytes: u64, tally: Box<Tally> },
+    Frame { number: usize, entry: DirectoryEntry },
+}
+
+type InFlight<'a> = FuturesUnordered<BoxFuture<'a, Result<Placed, EngineError>>>;
+
+struct Saver<'a> {
+    engine: &'a Engine,
+    writer: &'a dyn ObjectWriter,
+    options: &'a SaveOptions,
+    progress: &'a Progress,
+    /// Where the next piece goes; workers take their place here.
+    end: Arc<AtomicU64>,
+    segments: Vec<DirectoryEntry>,
+    frames: Vec<DirectoryEntry>,
+    totals: Totals,
+}
+
+impl<'a> Saver<'a> {
+    fn new(
+        engine: &'a Engine,
+        writer: &'a dyn ObjectWriter,
+        options: &'a SaveOptions,
+        progress: &'a Progress,
+    ) -> Self {
+        Self {
+            engine,
+            writer,
+            options,
+            progress,
+            end: Arc::new(AtomicU64::new(BLOCK as u64)),
+            segments: Vec::new(),
+            frames: Vec::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    async fn run(mut self, reader: &mut dyn GuestReader) -> Result<SaveReport, EngineError> {
+        self.progress.enter(Phase::Moving);
+        let superblock = Superblock {
+            uuid: self.options.uuid,
+            created_unix_s: self.options.created_unix_s,
+            tape_format: reader.format(),
+            generator: concat!("comio ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+        .to_bytes();
+        self.writer.write_at(0, Payload::Bytes(Buffer::unpooled(superblock.clone()))).await?;
+        self.move_tape(reader).await?;
+        let tail = self.tail(superblock);
+        let stored_bytes = tail.directory_offset + (tail.directory.len() + tail.footer.len()) as u64;
+        make_durable(self.engine, self.writer, tail, self.progress).await?;
+        Ok(SaveReport { uuid: self.options.uuid, stored_bytes, totals: self.totals })
+    }
+
+    /// Reads the tape to its end; reading, encoding and writing overlap.
+    async fn move_tape(&mut self, reader: &mut dyn GuestReader) -> Result<(), EngineError> {
+        let mut in_flight = InFlight::new();
+        let mut frame = FrameBuilder::default();
+        let pool = self.engine.pages.clone();
+        loop {
+            while in_flight.len() >= self.engine.segments_at_once() {
+                self.take_next(&mut in_flight).await?;
+            }
+            let item = {
+                let mut next = reader.next(&pool).fuse();
+                loop {
+                    futures::select_biased! {
+                        item = next => break item?,
+                        placed = in_flight.select_next_some() => self.index(placed?),
+                    }
+                }
+            };
+            match item {
+                Some(TapeItem::Frame(bytes)) => {
+                    for chunk in frame.push(&bytes) {
+                        in_flight.push(self.frame_chunk(chunk, false)?);
+                    }
+                }
+                Some(TapeItem::Batch(batch)) => {
+                    if let Some(chunk) = frame.push_segment() {
+                        in_flight.push(self.frame_chunk(chunk, false)?);
+                    }
+                    in_flight.push(self.segment(batch)?);
+                }
+                None => break,
+            }
+        }
+        in_flight.push(self.frame_chunk(frame.finish(), true)?);
+        while !in_flight.is_empty() {
+            self.take_next(&mut in_flight).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_next(&mut self, in_flight: &mut InFlight<'a>) -> Result<(), EngineError> {
+        if let Some(placed) = in_flight.next().await {
+            self.index(placed?);
+        }
+        Ok(())
+    }
+
+    /// Encodes and writes a batch.
+    fn segment(&mut self, batch: Batch) -> Result<BoxFuture<'a, Result<Placed, EngineError>>, EngineError> {
+        let number = self.segments.len();
+        let tape_number = u32::try_from(number).map_err(|_| EngineError::TooLarge)?;
+        self.segments.push(DirectoryEntry::LOST);
+        let (engine, writer, end) = (self.engine, self.writer, Arc::clone(&self.end));
+        let uuid = self.options.uuid;
+        Ok(async move {
+            let out = engine.encoded.take_slot().await?;
+            let coder = Arc::clone(&engine.coder);
+            let encoded = compute::run(&*engine.compute, move || {
+                let encoded = coder.encode(&uuid, tape_number, &batch, out).map(|mut segment| {
+                    let offset = end.fetch_add(segment.payload.len() as u64, Ordering::Relaxed);
+                    coder.seal(&mut segment, offset);
+                    segment
+                });
+                let work = encoded.as_ref().map_or(Work::Other, |segment| Work::Encode(segment.tally));
+                (encoded, work)
+            });
+            let EncodedSegment { payload, entry, padding_bytes, tally } = encoded.await??;
+            writer.write_at(entry.offset, payload).await?;
+            Ok(Placed::Segment { number, entry, padding_bytes, tally: Box::new(tally) })
+        }
+        .boxed())
+    }
+
+    /// Compresses and writes frame bytes.
+    fn frame_chunk(
+        &mut self,
+        raw: Vec<u8>,
+        last: bool,
+    ) -> Result<BoxFuture<'a, Result<Placed, EngineError>>, EngineError> {
+        let number = self.frames.len();
+        let tape_number = u32::try_from(number).map_err(|_| EngineError::TooLarge)?;
+        self.frames.push(DirectoryEntry::LOST);
+        let (engine, writer, end) = (self.engine, self.writer, Arc::clone(&self.end));
+        let uuid = self.options.uuid;
+        Ok(async move {
+            let (bytes, entry) = compute::run(&*engine.compute, move || {
+                let (mut bytes, mut entry) = frame::build_chunk(&uuid, tape_number, &raw, last);
+                entry.offset = end.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                entry.check = seal(&mut bytes, entry.offset);
+                ((bytes, entry), Work::Other)
+            })
+            .await?;
+            writer.write_at(entry.offset, Payload::Bytes(Buffer::unpooled(bytes))).await?;
+            Ok(Placed::Frame { number, entry })
+        }
+        .boxed())
+    }
+
+    fn index(&mut self, placed: Placed) {
+        match placed {
+            Placed::Segment { number, entry, padding_bytes, tally } => {
+                let pages = u64::from(entry.pages);
+                self.totals.pages += pages;
+                self.totals.table_bytes += entry.table_end() as u64;
+                self.totals.padding_bytes += padding_bytes;
+                self.totals.blob_bytes += tally.bytes.iter().sum::<u64>();
+                self.totals.tally += *tally;
+                self.segments[number] = entry;
+                self.progress.add(pages * PAGE_SIZE as u64, entry.len() as u64);
+            }
+            Placed::Frame { number, entry } => {
+                self.totals.frame_bytes += entry.first_pfn;
+                self.totals.frame_stored_bytes += entry.len() as u64;
+                self.frames[number] = entry;
+                self.progress.add(0, entry.len() as u64);
+            }
+        }
+    }
+
+    fn tail(&self, superblock: Vec<u8>) -> Tail {
+        build_tail(
+            superblock,
+            self.options.uuid,
+            self.end.load(Ordering::Relaxed),
+            &Index { segments: &self.segments, frames: &self.frames, totals: self.totals, incomplete: false },
+        )
+    }
+}
+
+/// What directory and footer are made from.
+pub(super) struct Index<'a> {
+    pub(super) segments: &'a [DirectoryEntry],
+    pub(super) frames: &'a [DirectoryEntry],
+    pub(super) totals: Totals,
+    pub(super) incomplete: bool,
+}
+
+/// Directory and footer of an image whose segments end at `directory_offset`.
+#[expect(clippy::cast_possible_truncation, reason = "the numbers of segments were checked against 32 bits")]
+pub(super) fn build_tail(
+    superblock: Vec<u8>,
+    uuid: ImageUuid,
+    directory_offset: u64,
+    index: &Index<'_>,
+) -> Tail {
+    let mut directory = Vec::new();
+    for entry in index.segments.iter().chain(index.frames) {
+        directory::write_entry(entry, &mut directory);
+    }
+    directory.resize(blocks_of(directory.len()) * BLOCK, 0);
+    let footer = Footer {
+        uuid,
+        superblock_check: xxh3_64(&superblock),
+        directory_offset,
+        directory_check: xxh3_64(&directory),
+        segments: index.segments.len() as u32,
+        frame_chunks: index.frames.len() as u32,
+        incomplete: index.incomplete,
+        totals: index.totals,
+    };
+    Tail { superblock, directory, directory_offset, footer: footer.to_bytes() }
+}

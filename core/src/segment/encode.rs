@@ -1,0 +1,162 @@
+//! Pages to a segment.
+
+use super::{EncodedSegment, SegmentError};
+use crate::buffer::{Buffer, Payload};
+use crate::ecbc::{BLOB_ROOM, PageCode, PageEncoder, Tally};
+use crate::format::directory::DirectoryEntry;
+use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check};
+use crate::format::placement::{Placement, Plan, place};
+use crate::format::segment::{HEADER_LEN, TableDraft};
+use crate::format::{BLOCK, ImageUuid, blocks_of};
+use crate::tape::Pfns;
+use crate::{PAGE_SIZE, Page};
+
+/// One worker's encoder and the blobs that wait for their place.
+pub(super) struct Scratch {
+    encoder: PageEncoder,
+    /// Blobs with their checks, one after the other in page order.
+    blobs: Vec<u8>,
+    /// Pages that have bytes in the segment, in page order.
+    placed: Vec<PlacedPage>,
+    lens: Vec<u16>,
+    entries: Vec<Entry>,
+}
+
+struct PlacedPage {
+    index: usize,
+    check: u32,
+    /// `None`: stored as it is.
+    coder: Option<u8>,
+}
+
+impl Scratch {
+    pub(super) fn new(encoder: PageEncoder) -> Self {
+        Self { encoder, blobs: Vec::new(), placed: Vec::new(), lens: Vec::new(), entries: Vec::new() }
+    }
+
+    fn clear(&mut self) {
+        self.blobs.clear();
+        self.placed.clear();
+        self.lens.clear();
+        self.entries.clear();
+    }
+
+    /// Encodes one page behind the others.
+    #[expect(clippy::cast_possible_truncation, reason = "a blob is shorter than a page")]
+    fn encode(&mut self, seed: u64, index: usize, page: &Page) {
+        let start = self.blobs.len();
+        self.blobs.resize(start + BLOB_ROOM, 0);
+        let code = self.encoder.encode(page, &mut self.blobs[start..]);
+        let (entry, coder, kept) = match code {
+            PageCode::Zero => (Some(Entry::Zero), None, 0),
+            PageCode::Fill(word) => (Some(Entry::Fill(word)), None, 0),
+            PageCode::Stored => (None, None, 0),
+            PageCode::Blob { tag, len } => (None, Some(tag.number()), len),
+        };
+        self.blobs.truncate(start + kept);
+        // Entries of placed pages follow when their place is known.
+        self.entries.push(entry.unwrap_or(Entry::Absent));
+        if entry.is_some() {
+            return;
+        }
+        let len = if coder.is_some() {
+            let check = blob_check(&self.blobs[start..], seed);
+            self.blobs.extend_from_slice(&check.to_le_bytes());
+            kept + BLOB_CHECK_LEN
+        } else {
+            PAGE_SIZE
+        };
+        self.lens.push(len as u16);
+        self.placed.push(PlacedPage { index, check: content_check(page), coder });
+    }
+}
+
+/// The check that follows a blob: bound to image and page, so that another page's blob, or
+/// another image's, is not taken for it.
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what the format keeps")]
+pub(super) fn blob_check(blob: &[u8], seed: u64) -> u32 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(blob, seed) as u32
+}
+
+/// The seed of a page's [`blob_check`].
+pub(super) fn blob_seed(uuid: &ImageUuid, pfn: u64) -> u64 {
+    let half = uuid.iter().take(8).rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
+    half ^ pfn
+}
+
+/// Encodes `pages` as segment `number` of image `uuid` into `out`.
+pub(super) fn segment(
+    scratch: &mut Scratch,
+    placement: Placement,
+    uuid: &ImageUuid,
+    number: u32,
+    pfns: &Pfns,
+    pages: &[u8],
+    mut out: Buffer,
+) -> Result<EncodedSegment, SegmentError> {
+    let count = pfns.count();
+    if pages.len() != count * PAGE_SIZE || count > crate::SEGMENT_PAGES {
+        return Err(SegmentError::WrongBatch { pages: count, bytes: pages.len() });
+    }
+    scratch.clear();
+    let (page_arrays, _) = pages.as_chunks::<PAGE_SIZE>();
+    for ((index, pfn), page) in pfns.iter().enumerate().zip(page_arrays) {
+        scratch.encode(blob_seed(uuid, pfn), index, page);
+    }
+    let defaults = scratch.entries.iter().filter(|&&entry| entry == Entry::Zero).count();
+    let strict = placement == Placement::Strict;
+    let draft = TableDraft { uuid, number, pfns, strict, defaults };
+    let table_end = draft.table_end();
+    let plan = place(&scratch.lens, table_end, placement);
+    let total = blocks_of(plan.end) * BLOCK;
+    let bytes = &mut out.spare()[..total];
+    bytes[table_end..].fill(0);
+    let tally = fill_in(scratch, &plan, table_end, page_arrays, bytes);
+    draft.write(&scratch.entries, plan.end, bytes);
+    out.set_len(total);
+    let used: usize = scratch.lens.iter().map(|&len| usize::from(len)).sum();
+    Ok(EncodedSegment {
+        payload: Payload::Bytes(out.shrink()),
+        entry: directory_entry(&draft, table_end, total),
+        padding_bytes: (total - table_end - used) as u64,
+        tally,
+    })
+}
+
+/// Copies the blobs to their places and completes the entries.
+#[expect(clippy::cast_possible_truncation, reason = "offsets within a segment of little over 4 MiB")]
+fn fill_in(scratch: &mut Scratch, plan: &Plan, table_end: usize, pages: &[Page], bytes: &mut [u8]) -> Tally {
+    let mut blobs = scratch.blobs.as_slice();
+    for ((page, &at), &len) in scratch.placed.iter().zip(&plan.at).zip(&scratch.lens) {
+        let check = page.check;
+        let place = &mut bytes[at as usize..][..usize::from(len)];
+        let at = at - table_end as u32;
+        scratch.entries[page.index] = if let Some(tag) = page.coder {
+            let (blob, rest) = blobs.split_at(usize::from(len));
+            place.copy_from_slice(blob);
+            blobs = rest;
+            Entry::Blob { tag, len, at, check }
+        } else {
+            place.copy_from_slice(&pages[page.index]);
+            Entry::Stored { at, check }
+        };
+    }
+    let mut tally = Tally::default();
+    for entry in &scratch.entries {
+        tally.add(entry.tag(), entry.extent().map_or(0, |(_, len)| len));
+    }
+    tally
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
+fn directory_entry(draft: &TableDraft<'_>, table_end: usize, total: usize) -> DirectoryEntry {
+    DirectoryEntry {
+        offset: 0,
+        first_pfn: draft.pfns.iter().next().unwrap_or(0),
+        pages: draft.pfns.count() as u32,
+        blocks: (total / BLOCK) as u16,
+        table_words: ((table_end - HEADER_LEN) / 8) as u16,
+        listed: draft.lists_pfns(),
+        check: 0,
+    }
+}

@@ -1,0 +1,251 @@
+//! From a batch of pages to a segment and back.
+//!
+//! [`SegmentCoder`] is a port: [`EcbcCoder`] codes real pages, the testbed's virtual mode
+//! answers from a table, since terabytes of page bytes must not move there. The engine never
+//! looks into a segment's payload.
+
+mod decode;
+mod encode;
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use crate::buffer::{Buffer, NotBytes, Payload};
+use crate::ecbc::{Method, PageDecoder, PageEncoder, Tally};
+use crate::format::directory::DirectoryEntry;
+use crate::format::placement::Placement;
+use crate::format::{FormatError, ImageUuid};
+use crate::tape::Batch;
+
+pub(crate) use decode::{decode_page, parse_table, unused_bytes_are_zero};
+
+/// A segment that cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentError {
+    /// The image is damaged or too new.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A simulated payload reached a coder of real bytes.
+    #[error(transparent)]
+    NotBytes(#[from] NotBytes),
+    /// The batch is not what its pfns say.
+    #[error("a batch of {pages} pages comes with {bytes} bytes")]
+    WrongBatch {
+        /// Pages announced.
+        pages: usize,
+        /// Bytes that came.
+        bytes: usize,
+    },
+}
+
+/// A segment ready for its place in the image.
+#[derive(Debug)]
+pub struct EncodedSegment {
+    /// Its bytes, whole blocks.
+    pub payload: Payload,
+    /// What the directory says of it; offset and hash are set by [`SegmentCoder::seal`].
+    pub entry: DirectoryEntry,
+    /// Bytes that hold nothing.
+    pub padding_bytes: u64,
+    /// What was done.
+    pub tally: Tally,
+}
+
+/// Codes segments; called from compute jobs, many at once.
+pub trait SegmentCoder: Send + Sync {
+    /// Encodes segment `number` of image `uuid` into `out`, a slot of
+    /// [`MAX_SEGMENT_LEN`](crate::format::segment::MAX_SEGMENT_LEN) bytes.
+    fn encode(
+        &self,
+        uuid: &ImageUuid,
+        number: u32,
+        batch: &Batch,
+        out: Buffer,
+    ) -> Result<EncodedSegment, SegmentError>;
+
+    /// Gives the segment its place, `offset` bytes into the image.
+    fn seal(&self, segment: &mut EncodedSegment, offset: u64);
+
+    /// Checks and decodes the segment that `entry` describes; page contents go into `pages`,
+    /// a slot of 4 MiB.
+    fn decode(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        pages: Buffer,
+    ) -> Result<(Batch, Tally), SegmentError>;
+}
+
+/// The real coder: ECBC or one of its peers, page by page.
+pub struct EcbcCoder {
+    method: Method,
+    placement: Placement,
+    encoders: Mutex<Vec<encode::Scratch>>,
+    decoders: Mutex<Vec<PageDecoder>>,
+}
+
+impl EcbcCoder {
+    /// A coder that encodes by `method` and decodes whatever the image holds.
+    pub fn new(method: Method, placement: Placement) -> Self {
+        Self { method, placement, encoders: Mutex::default(), decoders: Mutex::default() }
+    }
+
+    /// Runs `f` with an encoder of the calling worker's own.
+    fn with_encoder<T>(&self, f: impl FnOnce(&mut encode::Scratch) -> T) -> T {
+        let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(PageEncoder::new(self.method)));
+        let result = f(&mut scratch);
+        self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        result
+    }
+
+    fn with_decoder<T>(&self, f: impl FnOnce(&mut PageDecoder) -> T) -> T {
+        let idle = self.decoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut decoder = idle.unwrap_or_default();
+        let result = f(&mut decoder);
+        self.decoders.lock().unwrap_or_else(PoisonError::into_inner).push(decoder);
+        result
+    }
+}
+
+impl fmt::Debug for EcbcCoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EcbcCoder")
+            .field("method", &self.method)
+            .field("placement", &self.placement)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SegmentCoder for EcbcCoder {
+    fn encode(
+        &self,
+        uuid: &ImageUuid,
+        number: u32,
+        batch: &Batch,
+        out: Buffer,
+    ) -> Result<EncodedSegment, SegmentError> {
+        let pages = batch.pages.bytes()?;
+        self.with_encoder(|scratch| {
+            encode::segment(scratch, self.placement, uuid, number, &batch.pfns, pages, out)
+        })
+    }
+
+    fn seal(&self, segment: &mut EncodedSegment, offset: u64) {
+        segment.entry.offset = offset;
+        if let Payload::Bytes(bytes) = &mut segment.payload {
+            segment.entry.check = crate::format::segment::seal(bytes, offset);
+        }
+    }
+
+    fn decode(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        pages: Buffer,
+    ) -> Result<(Batch, Tally), SegmentError> {
+        let bytes = segment.bytes()?;
+        self.with_decoder(|decoder| decode::segment(decoder, uuid, entry, bytes, pages))
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::PAGE_SIZE;
+    use crate::format::segment::MAX_SEGMENT_LEN;
+    use crate::tape::Pfns;
+    use proptest::prelude::*;
+
+    const UUID: ImageUuid = [5; 16];
+
+    fn batch(pages: &[u8]) -> Batch {
+        let count = pages.len() / PAGE_SIZE;
+        Batch {
+            pfns: Pfns::Run { first: 77, count },
+            pages: Payload::Bytes(Buffer::unpooled(pages.to_vec())),
+        }
+    }
+
+    fn encoded(pages: &[u8], method: Method, placement: Placement) -> EncodedSegment {
+        let coder = EcbcCoder::new(method, placement);
+        let out = Buffer::unpooled(vec![0xaa; MAX_SEGMENT_LEN]);
+        let mut segment = coder.encode(&UUID, 0, &batch(pages), out).expect("encodes");
+        coder.seal(&mut segment, 4096);
+        segment
+    }
+
+    fn decoded(segment: &EncodedSegment) -> Result<Vec<u8>, SegmentError> {
+        let coder = EcbcCoder::new(Method::Fast, Placement::Hybrid);
+        let pages = Buffer::unpooled(vec![0xbb; crate::SEGMENT_PAGES * PAGE_SIZE]);
+        let (batch, _) = coder.decode(&UUID, &segment.entry, &segment.payload, pages)?;
+        Ok(batch.pages.bytes()?.to_vec())
+    }
+
+    /// Pages of every class: `kinds` chooses for each page.
+    fn pages_of(kinds: &[u8]) -> Vec<u8> {
+        let mut pages = vec![0; kinds.len() * PAGE_SIZE];
+        let mut state = 1u32;
+        for (page, kind) in pages.chunks_exact_mut(PAGE_SIZE).zip(kinds) {
+            for (i, byte) in page.iter_mut().enumerate() {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *byte = match kind % 5 {
+                    0 => 0,
+                    1 => [1, 2, 3, 4][i % 4],
+                    2 => (state >> 24) as u8,
+                    3 => (i / 9 % 200).to_le_bytes()[0],
+                    _ => {
+                        if i % 16 < 4 {
+                            (state >> 28) as u8
+                        } else {
+                            0
+                        }
+                    }
+                };
+            }
+        }
+        pages
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn segments_come_back(kinds in prop::collection::vec(any::<u8>(), 0..64), method in 0..6usize, strict: bool) {
+            let pages = pages_of(&kinds);
+            let placement = if strict { Placement::Strict } else { Placement::Hybrid };
+            let segment = encoded(&pages, Method::ALL[method], placement);
+            prop_assert_eq!(decoded(&segment).expect("decodes"), pages);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_an_error_or_changes_nothing() {
+        let pages = pages_of(&[0, 1, 2, 3, 4, 3, 4, 0]);
+        let segment = encoded(&pages, Method::Fast, Placement::Hybrid);
+        let bytes = segment.payload.bytes().expect("bytes").to_vec();
+        for bit in (0..bytes.len() * 8).step_by(37) {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let damaged = EncodedSegment {
+                payload: Payload::Bytes(Buffer::unpooled(flipped)),
+                entry: segment.entry,
+                padding_bytes: 0,
+                tally: Tally::default(),
+            };
+            if let Ok(got) = decoded(&damaged) {
+                assert!(got == pages, "bit {bit} gave other pages");
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_segment_of_noise_fits_its_slot() {
+        let pages = pages_of(&[2; crate::SEGMENT_PAGES]);
+        let segment = encoded(&pages, Method::Dense, Placement::Hybrid);
+        assert!(segment.payload.len() <= MAX_SEGMENT_LEN);
+        assert!(decoded(&segment).expect("decodes") == pages);
+    }
+}
