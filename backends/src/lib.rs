@@ -1,1 +1,5 @@
-//! x
+//! Backends of ComIO: what is real at either end of the engine.
+
+pub mod pool;
+pub mod tape;
+pub mod xen;
