@@ -42,8 +42,30 @@ pub(super) async fn make_durable(
     Ok(())
 }
 
+/// The end of every new object: visible, or gone.
+pub(super) async fn publish_or_abandon<T>(
+    writer: Box<dyn ObjectWriter>,
+    written: Result<T, EngineError>,
+    progress: &Progress,
+) -> Result<T, EngineError> {
+    match written {
+        Ok(report) => {
+            progress.enter(Phase::Publishing);
+            writer.publish().await?;
+            progress.enter(Phase::Done);
+            Ok(report)
+        }
+        Err(error) => {
+            // The first failure is what the user must know; a leftover that could not be
+            // removed is found by `Storage::leftovers`.
+            let _ = writer.abandon().await;
+            Err(error)
+        }
+    }
+}
+
 /// Compares what stands at `offset` with what was written there.
-async fn read_back(
+pub(super) async fn read_back(
     engine: &Engine,
     writer: &dyn ObjectWriter,
     mut offset: u64,

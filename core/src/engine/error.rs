@@ -48,6 +48,9 @@ pub enum EngineError {
     /// The image was recovered from a damaged one and lacks parts.
     #[error("the image is incomplete: {0}")]
     Incomplete(String),
+    /// The user stopped it.
+    #[error("stopped")]
+    Stopped,
     /// The guest could not be put back to running after another failure.
     #[error("{failure}; and then the guest could not be resumed: {resume}")]
     StillHeld {

@@ -6,6 +6,7 @@
 //! while it waits for one of the second, so the two cannot wait for each other.
 
 mod commit;
+mod copy;
 mod error;
 mod extract;
 mod guest;
@@ -20,6 +21,7 @@ mod verify;
 use std::fmt;
 use std::sync::Arc;
 
+pub use copy::copy;
 pub use error::EngineError;
 pub use extract::{ExtractReport, extract};
 pub use guest::{restore_guest, save_guest};
@@ -33,8 +35,10 @@ pub use verify::{Damage, VerifyReport, verify};
 
 use crate::buffer::BufferPool;
 use crate::compute::Compute;
+use crate::format::ImageUuid;
 use crate::format::segment::MAX_SEGMENT_LEN;
 use crate::segment::SegmentCoder;
+use crate::storage::CreateOptions;
 use crate::{PAGE_SIZE, SEGMENT_PAGES};
 
 const PAGES_SLOT: usize = SEGMENT_PAGES * PAGE_SIZE;
@@ -83,9 +87,15 @@ impl Engine {
         (self.pages.slots() - 1).min(self.encoded.slots())
     }
 
-    /// How many bytes a storage may hold back for sending again.
-    fn held_bytes_max(&self) -> usize {
-        self.encoded.budget_bytes() / 2
+    /// How an object of this identity is created: the storage may hold back half of the
+    /// encoded buffers for sending again.
+    fn create_options(&self, uuid: &ImageUuid, replace: bool) -> CreateOptions {
+        let (head, _) = uuid.split_at(8);
+        CreateOptions {
+            replace,
+            held_bytes_max: self.encoded.budget_bytes() / 2,
+            unique: head.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)),
+        }
     }
 }
 

@@ -1,6 +1,11 @@
-//! How far an operation is, for whoever shows it.
+//! How far an operation is, for whoever shows it, and the way to stop it.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use futures::future::{Either, select};
+use tokio::sync::Notify;
+
+use super::EngineError;
 
 /// What an operation is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub struct Progress {
     stored_bytes: AtomicU64,
     guest_bytes_total: AtomicU64,
     phase: AtomicU8,
+    stopping: AtomicBool,
+    stop: Notify,
 }
 
 impl Progress {
@@ -48,6 +55,29 @@ impl Progress {
     pub fn phase(&self) -> Phase {
         let phase = usize::from(self.phase.load(Ordering::Relaxed));
         PHASES.get(phase).copied().unwrap_or(Phase::Done)
+    }
+
+    /// Ends the operation: it removes what it has written, lets the guest run on, and gives
+    /// [`EngineError::Stopped`]. Without effect once the image is being published.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.stop.notify_waiters();
+    }
+
+    /// Runs `operation` to its end, or until [`stop`](Self::stop).
+    pub(super) async fn unless_stopped<T>(
+        &self,
+        operation: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        let operation = std::pin::pin!(operation);
+        let stopped = self.stop.notified();
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(EngineError::Stopped);
+        }
+        match select(operation, std::pin::pin!(stopped)).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(EngineError::Stopped),
+        }
     }
 
     pub(super) fn set_total(&self, guest_bytes: u64) {

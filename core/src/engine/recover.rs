@@ -5,7 +5,7 @@
 
 use futures::stream::{self, StreamExt};
 
-use super::commit::make_durable;
+use super::commit::{make_durable, publish_or_abandon};
 use super::save::{Index, build_tail};
 use super::verify::check_segment;
 use super::{Engine, EngineError, Phase, Progress};
@@ -17,7 +17,7 @@ use crate::format::frame::{FrameItem, items, parse_chunk};
 use crate::format::segment::{Header, Kind, MAGIC, MAX_TABLE_END, PageTable, seal, verify_check};
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError, ImageUuid};
-use crate::storage::{CreateOptions, ObjectReader, ObjectWriter, Storage};
+use crate::storage::{ObjectReader, ObjectWriter, Storage};
 use crate::tape::TapeFormat;
 
 /// Bytes read at once while scanning.
@@ -53,26 +53,10 @@ pub async fn recover(
 ) -> Result<RecoverReport, EngineError> {
     progress.enter(Phase::Moving);
     let found = scan(damaged).await?;
-    let (head, _) = found.superblock.uuid.split_at(8);
-    let create = CreateOptions {
-        replace,
-        held_bytes_max: engine.held_bytes_max(),
-        unique: head.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)),
-    };
+    let create = engine.create_options(&found.superblock.uuid, replace);
     let writer = storage.create(name, create).await?;
-    match copy(engine, damaged, &found, &*writer, progress).await {
-        Ok(report) => {
-            progress.enter(Phase::Publishing);
-            writer.publish().await?;
-            progress.enter(Phase::Done);
-            Ok(report)
-        }
-        Err(error) => {
-            // The first failure is what the user must know.
-            let _ = writer.abandon().await;
-            Err(error)
-        }
-    }
+    let written = progress.unless_stopped(copy(engine, damaged, &found, &*writer, progress)).await;
+    publish_or_abandon(writer, written, progress).await
 }
 
 /// Segments and chunks whose header and table are whole.

@@ -32,6 +32,15 @@ pub async fn restore(
     writer: &mut dyn GuestWriter,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
+    progress.unless_stopped(restore_all(engine, image, writer, progress)).await
+}
+
+async fn restore_all(
+    engine: &Engine,
+    image: &Image,
+    writer: &mut dyn GuestWriter,
+    progress: &Progress,
+) -> Result<RestoreReport, EngineError> {
     image.check_complete()?;
     progress.set_total(image.footer().totals.pages * PAGE_SIZE as u64);
     progress.enter(Phase::Moving);

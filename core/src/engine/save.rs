@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::commit::{Tail, make_durable};
+use super::commit::{Tail, make_durable, publish_or_abandon};
 use super::{Engine, EngineError, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
@@ -20,7 +20,7 @@ use crate::format::segment::seal;
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, ImageUuid, blocks_of};
 use crate::segment::EncodedSegment;
-use crate::storage::{CreateOptions, ObjectWriter, Storage, StorageError, StorageErrorKind};
+use crate::storage::{ObjectWriter, Storage, StorageError, StorageErrorKind};
 use crate::tape::{Batch, GuestReader, TapeItem};
 
 /// What the caller decides of a new image; core draws no random number and reads no clock.
@@ -66,29 +66,15 @@ pub async fn save(
     options: &SaveOptions,
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
-    let (head, _) = options.uuid.split_at(8);
-    let create = CreateOptions {
-        replace: options.replace,
-        held_bytes_max: engine.held_bytes_max(),
-        unique: head.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)),
-    };
+    let create = engine.create_options(&options.uuid, options.replace);
     check_free_space(storage, name, reader.size_hint()).await?;
     progress.set_total(reader.size_hint().unwrap_or(0));
     let writer = storage.create(name, create).await?;
-    let written = Saver::new(engine, &*writer, options, progress).run(reader).await;
-    match written {
-        Ok(report) => {
-            progress.enter(Phase::Publishing);
-            writer.publish().await?;
-            progress.enter(Phase::Done);
-            Ok(report)
-        }
-        Err(error) => {
-            // The first failure is what the user must know; a leftover that could not be
-            // removed is found by `Storage::leftovers`.
-            let _ = writer.abandon().await;
-            Err(explain_no_space(error, storage, progress).await)
-        }
+    let saving = Saver::new(engine, &*writer, options, progress).run(reader);
+    let written = progress.unless_stopped(saving).await;
+    match publish_or_abandon(writer, written, progress).await {
+        Ok(report) => Ok(report),
+        Err(error) => Err(explain_no_space(error, storage, progress).await),
     }
 }
 

@@ -66,6 +66,14 @@ pub async fn verify(
     image: &Image,
     progress: &Progress,
 ) -> Result<VerifyReport, EngineError> {
+    progress.unless_stopped(verify_all(engine, image, progress)).await
+}
+
+async fn verify_all(
+    engine: &Engine,
+    image: &Image,
+    progress: &Progress,
+) -> Result<VerifyReport, EngineError> {
     progress.set_total(image.footer().totals.pages * PAGE_SIZE as u64);
     progress.enter(Phase::Moving);
     let mut report = VerifyReport { incomplete: image.footer().incomplete, ..VerifyReport::default() };

@@ -1,0 +1,303 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use comio_core::ecbc::Method;
+
+/// Saves and restores virtual machines fast by compressing their memory page by page.
+///
+/// IMAGE is everywhere a path or a URL nfs://host[:port]/export/directory/name?options.
+#[derive(Debug, Parser)]
+#[command(name = "comio", version, after_help = crate::exit::HELP, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Say more on stderr (repeat for more still); COMIO_LOG sets a filter.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Pack a Xen save file or a flat memory dump into an image.
+    Pack(Pack),
+    /// Give back, bit for bit, what was packed.
+    Unpack(Unpack),
+    /// Read single pages out of an image.
+    Extract(Extract),
+    /// Check every byte of an image.
+    Verify(Verify),
+    /// Tell what is in an image.
+    Inspect(Inspect),
+    /// Make a new image from the whole segments of a damaged one.
+    RecoverImage(RecoverImage),
+    /// List the images of a directory.
+    Ls(Ls),
+    /// Remove an image.
+    Rm(Rm),
+    /// Copy an image to another place or storage.
+    Cp(Cp),
+    /// Remove what crashed saves have left in a directory.
+    Clean(Clean),
+    /// Run scenarios in the testbed.
+    #[command(subcommand)]
+    Scenario(Scenario),
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write all of them to a directory.
+    Man {
+        /// Where to write one page for each command.
+        #[arg(long)]
+        output: Option<PathBuf>,
+    },
+}
+
+/// Cores and memory.
+#[derive(Debug, Args)]
+pub(crate) struct Resources {
+    /// Cores to use [default: all].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<NonZeroUsize>,
+    /// Memory for pages and encoded segments, such as 64MiB [default: 64MiB, more from 5 workers on].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Size>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pack {
+    /// What SRC is.
+    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    pub(crate) format: Format,
+    /// How to code pages: fast, balanced or dense; or raw, lz4, zstd1 to compare.
+    #[arg(long, default_value_t = Method::Balanced)]
+    pub(crate) level: Method,
+    /// Where pages may lie: hybrid, or strict (none across a 4 KiB boundary, about a tenth bigger).
+    #[arg(long, value_enum, default_value_t = PlacementArg::Hybrid)]
+    pub(crate) placement: PlacementArg,
+    /// Fail if IMAGE exists, instead of replacing it.
+    #[arg(long)]
+    pub(crate) no_clobber: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+    /// A file, a FIFO, or - for standard input.
+    pub(crate) src: PathBuf,
+    /// The image to make.
+    pub(crate) image: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unpack {
+    /// Fail if OUT exists, instead of replacing it.
+    #[arg(long)]
+    pub(crate) no_clobber: bool,
+    /// Of an incomplete image of a flat dump, give what is there, and zeros for the rest.
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// Print the report as JSON (to stderr when OUT is -).
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+    pub(crate) image: String,
+    /// A file, a FIFO, or - for standard output.
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Extract {
+    pub(crate) image: String,
+    /// A page, or a range of pages (both ends included).
+    #[arg(long, value_name = "N[-M]", required_unless_present = "pfn_list", conflicts_with = "pfn_list")]
+    pub(crate) pfn: Option<PfnRange>,
+    /// A file with one decimal pfn a line (- for standard input).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pfn_list: Option<PathBuf>,
+    /// Where to write the pages [default: standard output].
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+    /// Print what it cost as JSON.
+    #[arg(long, requires = "output")]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    pub(crate) image: String,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    pub(crate) image: String,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverImage {
+    /// The damaged image.
+    pub(crate) damaged: String,
+    /// The image to make.
+    pub(crate) out: String,
+    /// Fail if OUT exists, instead of replacing it.
+    #[arg(long)]
+    pub(crate) no_clobber: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// A directory, as a path or URL.
+    #[arg(default_value = ".")]
+    pub(crate) directory: String,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    #[arg(required = true)]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cp {
+    pub(crate) source: String,
+    pub(crate) target: String,
+    /// Fail if the target exists, instead of replacing it.
+    #[arg(long)]
+    pub(crate) no_clobber: bool,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Clean {
+    /// A directory, as a path or URL.
+    pub(crate) directory: String,
+    /// Only list them.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// By its first bytes.
+    Auto,
+    /// A save file of xl.
+    Xl,
+    /// A flat dump of pages.
+    Raw,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlacementArg {
+    Hybrid,
+    Strict,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scenario {
+    /// Run a scenario: print its table, write its results.
+    Run(ScenarioRun),
+    /// Say whether a scenario can be run.
+    Check {
+        /// The scenario's TOML file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScenarioRun {
+    /// The scenario's TOML file.
+    pub(crate) file: PathBuf,
+    /// Where to write results.json and plots [default: results/NAME].
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+    /// Print the results as JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Bytes, as people write them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) usize);
+
+impl FromStr for Size {
+    type Err = String;
+
+    /// `64MiB`, `64 MB`, or `64M`, which means MiB as everywhere among administrators.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let binary = text.ends_with(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']);
+        let spelled = if binary { format!("{text}iB") } else { text.to_owned() };
+        let size: bytesize::ByteSize =
+            spelled.parse().map_err(|_| format!("{text:?} is not a size such as 64MiB or 1G"))?;
+        usize::try_from(size.as_u64()).map(Self).map_err(|_| format!("{text:?} is too large"))
+    }
+}
+
+/// `N` or `N-M`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PfnRange {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl FromStr for PfnRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let number = |text: &str| {
+            text.trim().parse::<u64>().map_err(|_| format!("{text:?} is not a page number (decimal)"))
+        };
+        let range = Self { first: number(first)?, last: number(last)? };
+        if range.first <= range.last { Ok(range) } else { Err(format!("{text:?} ends before it begins")) }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_as_administrators_write_them() {
+        for (text, bytes) in [("64MiB", 64 << 20), ("64M", 64 << 20), ("1G", 1 << 30), ("1 GB", 1_000_000_000)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        assert!("lots".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn ranges_include_both_ends() {
+        assert_eq!("3-5".parse(), Ok(PfnRange { first: 3, last: 5 }));
+        assert_eq!("7".parse(), Ok(PfnRange { first: 7, last: 7 }));
+        assert!("5-3".parse::<PfnRange>().is_err());
+        assert!("-3".parse::<PfnRange>().is_err());
+    }
+}

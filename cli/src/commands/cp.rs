@@ -1,0 +1,26 @@
+//! `comio cp`: an image copied between storages.
+
+use comio_core::engine::{self, EngineError};
+
+use crate::args::Cp;
+use crate::exit::Exit;
+use crate::location::Location;
+use crate::session::{Session, save_options};
+
+pub(super) async fn run(args: Cp) -> anyhow::Result<Exit> {
+    let session = Session::new(&args.resources)?;
+    let from = Location::of_image(&args.source, &session.pool).await?;
+    let mut to = Location::of_image(&args.target, &session.pool).await?;
+    if args.target.ends_with('/') {
+        to = Location {
+            storage: crate::location::directory(&args.target, &session.pool).await?,
+            name: from.name.clone(),
+        };
+    }
+    let source = from.storage.open(&from.name).await.map_err(EngineError::from)?;
+    let options = save_options(!args.no_clobber);
+    let copying =
+        engine::copy(&session.engine, &*source, &*to.storage, &to.name, &options, &session.progress);
+    session.run("copying", copying).await?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,80 @@
+//! `comio extract`: single pages.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use comio_core::engine::{self, EngineError, ExtractReport, Image};
+use comio_core::tape::TapeError;
+use serde::Serialize;
+
+use crate::args::{Extract, Resources};
+use crate::exit::Exit;
+use crate::location::Location;
+use crate::output::{self, Output};
+use crate::session::Session;
+
+#[derive(Serialize)]
+struct Report {
+    pages: u64,
+    storage_reads: u64,
+    bytes_read: u64,
+    max_read_bytes: u64,
+    pages_decoded: u64,
+    index_reads: u64,
+    index_bytes: u64,
+}
+
+impl From<ExtractReport> for Report {
+    fn from(report: ExtractReport) -> Self {
+        Self {
+            pages: report.pages,
+            storage_reads: report.storage_reads,
+            bytes_read: report.bytes_read,
+            max_read_bytes: report.max_read_bytes,
+            pages_decoded: report.pages_decoded,
+            index_reads: report.index_reads,
+            index_bytes: report.index_bytes,
+        }
+    }
+}
+
+pub(super) async fn run(args: Extract) -> anyhow::Result<Exit> {
+    let pfns: Box<dyn Iterator<Item = u64>> = match (&args.pfn, &args.pfn_list) {
+        (Some(range), _) => Box::new(range.first..=range.last),
+        (None, Some(list)) => Box::new(read_list(list)?.into_iter()),
+        (None, None) => bail!("which pages? give --pfn or --pfn-list"),
+    };
+    let session = Session::new(&Resources { workers: None, memory: None })?;
+    let from = Location::of_image(&args.image, &session.pool).await?;
+    let image = Image::open(from.storage.open(&from.name).await.map_err(EngineError::from)?).await?;
+    let mut out = args.output.as_deref().map_or_else(|| Ok(Output::stdout()), Output::create)?;
+    let extracting = engine::extract(&image, pfns, |page| {
+        out.write(page).map_err(|source| {
+            TapeError::Io { action: "write", target: "the extracted pages".to_owned(), source }.into()
+        })
+    });
+    let report = session.run("extracting", extracting).await?;
+    out.finish()?;
+    if args.json {
+        output::json(&Report::from(report))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn read_list(path: &Path) -> anyhow::Result<Vec<u64>> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(path)
+    };
+    let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+    let numbered = text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    let pfns = numbered.map(|(line, number)| {
+        let problem = || format!("{}, line {number}: {line:?} is not a decimal pfn", path.display());
+        line.trim().parse().with_context(problem)
+    });
+    pfns.collect()
+}

@@ -1,0 +1,42 @@
+//! One file a command.
+
+mod clean;
+mod cp;
+mod extract;
+mod inspect;
+mod listing;
+mod manual;
+mod pack;
+mod recover_image;
+mod rm;
+mod scenario;
+mod unpack;
+mod verify;
+
+use crate::args::Command;
+use crate::exit::Exit;
+
+/// Runs a command.
+pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Pack(args) => pack::run(args).await,
+        Command::Unpack(args) => unpack::run(args).await,
+        Command::Extract(args) => extract::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
+        Command::Inspect(args) => inspect::run(args).await,
+        Command::RecoverImage(args) => recover_image::run(args).await,
+        Command::Ls(args) => listing::run(args).await,
+        Command::Rm(args) => rm::run(args).await,
+        Command::Cp(args) => cp::run(args).await,
+        Command::Clean(args) => clean::run(args).await,
+        Command::Scenario(args) => scenario::run(args).await,
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { output } => manual::pages(output.as_deref()),
+    }
+}
+
+/// `part` of `whole`, as a fraction; 0 of nothing.
+#[expect(clippy::cast_precision_loss, reason = "for people and reports")]
+pub(crate) fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}

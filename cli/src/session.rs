@@ -1,0 +1,98 @@
+//! What a command works with: workers, engine, progress, and the way to stop.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use comio_backends::pool::WorkerPool;
+use comio_core::compute::Compute;
+use comio_core::ecbc::Method;
+use comio_core::engine::{Engine, EngineError, Progress, SaveOptions};
+use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Resources;
+use crate::progress::ProgressLine;
+
+/// After a signal an operation has this long to remove what it has written.
+const STOP_LIMIT: Duration = Duration::from_millis(900);
+/// The default memory budget: enough for one worker, and what each one takes.
+const MEMORY_DEFAULT: usize = 64 << 20;
+const MEMORY_A_WORKER: usize = 16 << 20;
+
+/// One command's means.
+pub(crate) struct Session {
+    pub(crate) pool: Arc<WorkerPool>,
+    pub(crate) engine: Engine,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Session {
+    /// For reading images, or where the coder does not matter.
+    pub(crate) fn new(resources: &Resources) -> anyhow::Result<Self> {
+        Self::with_coder(resources, Method::Balanced, Placement::Hybrid)
+    }
+
+    /// For packing by `method`.
+    pub(crate) fn with_coder(
+        resources: &Resources,
+        method: Method,
+        placement: Placement,
+    ) -> anyhow::Result<Self> {
+        let workers = match resources.workers {
+            Some(workers) => workers.get(),
+            None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        };
+        let memory = resources.memory.map_or(MEMORY_DEFAULT.max(workers * MEMORY_A_WORKER), |size| size.0);
+        if memory < Engine::MEMORY_MIN {
+            bail!("--memory must be at least {} MiB", Engine::MEMORY_MIN.div_ceil(1 << 20));
+        }
+        let pool = Arc::new(WorkerPool::new(workers).context("cannot start the worker threads")?);
+        let coder = Arc::new(EcbcCoder::new(method, placement));
+        let engine = Engine::new(Arc::clone(&pool) as Arc<dyn Compute>, coder, memory);
+        Ok(Self { pool, engine, progress: Arc::default() })
+    }
+
+    /// Runs `operation` with a progress line on a terminal. SIGINT and SIGTERM stop it: it may
+    /// clean up for a moment, then the program ends.
+    pub(crate) async fn run<T>(
+        &self,
+        title: &str,
+        operation: impl Future<Output = Result<T, EngineError>>,
+    ) -> anyhow::Result<T> {
+        let line = ProgressLine::start(title, &self.progress);
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut operation = std::pin::pin!(operation);
+        let result = tokio::select! {
+            result = &mut operation => result,
+            _ = interrupt.recv() => self.stop(operation).await,
+            _ = terminate.recv() => self.stop(operation).await,
+        };
+        line.finish();
+        Ok(result?)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the program's own limit, after a signal")]
+    async fn stop<T>(
+        &self,
+        operation: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        self.progress.stop();
+        match tokio::time::timeout(STOP_LIMIT, operation).await {
+            Ok(result) => result,
+            Err(_) => {
+                crate::output::say("comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)");
+                Err(EngineError::Stopped)
+            }
+        }
+    }
+}
+
+/// Identity and time of a new image.
+#[expect(clippy::disallowed_methods, reason = "core is told the time here")]
+pub(crate) fn save_options(replace: bool) -> SaveOptions {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    SaveOptions { uuid: uuid::Uuid::new_v4().into_bytes(), created_unix_s: now.as_secs(), replace }
+}
