@@ -15,6 +15,8 @@ pub mod hypervisor;
 pub mod segment;
 pub mod storage;
 pub mod tape;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 /// Bytes in a guest page. Images of other page sizes are refused.
 pub const PAGE_SIZE: usize = 4096;

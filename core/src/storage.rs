@@ -56,6 +56,57 @@ pub trait Storage: Send + Sync {
 
     /// Bytes that can still be written, if the storage knows.
     async fn free_bytes(&self) -> Result<Option<u64>, StorageError>;
+
+    /// Why nothing moves just now ("the NFS server nas1 has not answered for 12 s"), for
+    /// progress lines; `None` while the storage works. Cheap, and never waits.
+    fn waiting(&self) -> Option<String> {
+        None
+    }
+}
+
+/// What every temporary name ends in.
+const TEMPORARY_SUFFIX: &str = ".comio-part";
+
+/// The longest name an object may have, in bytes: its temporary name must fit the 255 bytes
+/// that file systems allow.
+pub const NAME_BYTES_MAX: usize = 255 - (".".len() + ".0123456789abcdef".len() + TEMPORARY_SUFFIX.len());
+
+/// Under which name an object is written before it is published.
+pub fn temporary_name(name: &str, unique: u64) -> String {
+    format!(".{name}.{unique:016x}{TEMPORARY_SUFFIX}")
+}
+
+/// Whether `name` is one that [`temporary_name`] gives.
+pub fn is_temporary_name(name: &str) -> bool {
+    let Some((object, unique)) =
+        name.strip_prefix('.').and_then(|name| name.strip_suffix(TEMPORARY_SUFFIX)?.rsplit_once('.'))
+    else {
+        return false;
+    };
+    let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    !object.is_empty() && unique.len() == 16 && unique.bytes().all(lower_hex)
+}
+
+/// Refuses names that no object can have in any storage: empty ones, `.` and `..`, those with a
+/// slash or a zero byte, temporary names, and those longer than [`NAME_BYTES_MAX`].
+///
+/// # Errors
+/// [`StorageErrorKind::InvalidName`].
+pub fn check_name(name: &str, action: &'static str) -> Result<(), StorageError> {
+    let problem = if name.is_empty() {
+        "the name is empty".to_owned()
+    } else if name == "." || name == ".." {
+        "that is a directory".to_owned()
+    } else if name.contains(['/', '\0']) {
+        "a name holds no slash and no zero byte".to_owned()
+    } else if is_temporary_name(name) {
+        "names like this are kept for images being written".to_owned()
+    } else if name.len() > NAME_BYTES_MAX {
+        format!("the name is {} bytes long, at most {NAME_BYTES_MAX} are allowed", name.len())
+    } else {
+        return Ok(());
+    };
+    Err(StorageError::new(StorageErrorKind::InvalidName, action, format!("{name:?}"), problem))
 }
 
 /// An object being written. `write_at` calls may overlap in time, never in range.
@@ -164,5 +215,45 @@ impl StorageError {
 impl From<crate::buffer::NotBytes> for StorageError {
     fn from(error: crate::buffer::NotBytes) -> Self {
         Self::new(StorageErrorKind::Other, "use", "a payload", error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_temporary_name_is_recognised_and_fits_a_file_system() {
+        let longest = "n".repeat(NAME_BYTES_MAX);
+        assert!(check_name(&longest, "create").is_ok());
+        let temporary = temporary_name(&longest, u64::MAX);
+        assert_eq!(temporary.len(), 255);
+        assert!(is_temporary_name(&temporary));
+        assert!(is_temporary_name(&temporary_name("a.b", 0)));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_temporary_name_is_an_object() {
+        for name in [
+            ".comio-part",
+            "a.comio-part",
+            ".a.comio-part",
+            ".a.123.comio-part",
+            ".a.0123456789ABCDEF.comio-part",
+            "a.0123456789abcdef.comio-part",
+            "..0123456789abcdef.comio-part",
+        ] {
+            assert!(!is_temporary_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_no_storage_can_hold_are_refused() {
+        let temporary = temporary_name("a", 7);
+        let long = "n".repeat(NAME_BYTES_MAX + 1);
+        for name in ["", ".", "..", "a/b", "a\0b", &temporary, &long] {
+            let error = check_name(name, "create").unwrap_err();
+            assert_eq!(error.kind, StorageErrorKind::InvalidName, "{name:?}");
+        }
     }
 }
