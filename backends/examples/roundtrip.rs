@@ -49,12 +49,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         writer.finish().await?;
         Ok::<_, Box<dyn Error>>(format)
     })?;
-    let mut report = format!("{pages} pages in {batches} batches, {frame_bytes} frame bytes\n");
+    let mut report = Vec::new();
+    writeln!(report, "{pages} pages in {batches} batches, {frame_bytes} frame bytes")?;
     if format == TapeFormat::XEN_XL {
         for record in tally.finish()? {
-            report += &format!("{:>8} {:>12} {}\n", record.count, record.bytes, record.name);
+            writeln!(report, "{:>8} {:>12} {}", record.count, record.bytes, record.name)?;
         }
     }
-    std::io::stderr().write_all(report.as_bytes())?;
+    std::io::stderr().write_all(&report)?;
     Ok(())
 }

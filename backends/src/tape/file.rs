@@ -130,9 +130,9 @@ impl<P: Planner> FileTape<P> {
     /// Waits for the planner; an error if it has nothing more to give.
     async fn more(&mut self) -> Result<(), TapeError> {
         let Planning::Running(plan) = &mut self.planning else { return Err(ComputeError.into()) };
-        let planned = plan.await;
+        let ended = plan.await;
         self.planning = Planning::Over;
-        let (planner, plans) = planned?;
+        let (planner, plans) = ended?;
         if !matches!(plans.last(), Some(Plan::End | Plan::Failed(_)) | None) {
             self.planning = Planning::Idle(planner);
         }

@@ -8,6 +8,8 @@ mod file;
 mod raw;
 mod sink;
 mod stream;
+#[cfg(test)]
+mod test;
 mod xl;
 
 use std::fs::{self, File};
@@ -24,8 +26,8 @@ use comio_core::tape::{GuestReader, GuestWriter, TapeError, TapeFormat};
 use crate::pool::WorkerPool;
 use crate::xen;
 
-pub use raw::RawWriter;
-pub use xl::XlWriter;
+use raw::RawWriter;
+use xl::XlWriter;
 
 /// How to read a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -131,7 +131,7 @@ impl<R: Read + Send + 'static> stream::Puller for Puller<R> {
 
 /// Writes a flat dump.
 #[derive(Debug)]
-pub struct RawWriter {
+pub(super) struct RawWriter {
     sink: Sink,
     next_pfn: u64,
     tail: Vec<u8>,

@@ -2,6 +2,7 @@
 //! order.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -20,6 +21,9 @@ use crate::pool::{JobHandle, WorkerPool};
 
 /// Writes under way at once; each may hold a batch's buffer.
 const WRITES_MAX: usize = 4;
+
+/// Temporary names tried.
+const ATTEMPTS_MAX: u32 = 100;
 
 #[derive(Debug)]
 pub(super) struct Sink {
@@ -146,6 +150,7 @@ impl Regular {
             // File systems without it (NFS): the link fails if the name is taken, and dropping
             // the temporary removes its other name.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::hard_link(from, to)?,
+            Err(Errno::EXIST) => return Err(exists_error()),
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -154,16 +159,33 @@ impl Regular {
 
 fn create(path: &Path, replace: bool) -> io::Result<(File, Regular)> {
     // Through a symbolic link (such as /dev/stdout) the file is meant, not the link.
-    let target = if path.exists() { path.canonicalize()? } else { path.to_owned() };
-    if target.exists() && !replace {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists; give --force to replace it"));
+    let exists = path.exists();
+    let target = if exists { path.canonicalize()? } else { path.to_owned() };
+    if exists && !replace {
+        return Err(exists_error());
     }
-    let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(format!(".{}.partial", std::process::id()));
-    let temporary = target.with_file_name(temporary_name);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let temporary = Temporary { path: temporary, renamed: false };
+    let (file, temporary) = create_temporary(&target)?;
     Ok((file, Regular { temporary, target, replace, offset: 0 }))
+}
+
+fn exists_error() -> io::Error {
+    io::Error::new(io::ErrorKind::AlreadyExists, "it exists; give --force to replace it")
+}
+
+/// A new file beside `target`. Names may be taken by a crashed process that had our number, so
+/// a few are tried.
+fn create_temporary(target: &Path) -> io::Result<(File, Temporary)> {
+    let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    for attempt in 0..ATTEMPTS_MAX {
+        let mut temporary_name = OsString::from(".");
+        temporary_name.push(name);
+        temporary_name.push(format!(".{}-{attempt}.comio-part", std::process::id()));
+        let path = target.with_file_name(temporary_name);
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) => return Ok((file, Temporary { path, renamed: false })),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }

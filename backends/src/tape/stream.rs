@@ -72,8 +72,8 @@ impl<P: Puller> StreamTape<P> {
     fn start(&mut self, mut buffer: Buffer) {
         self.state = match std::mem::replace(&mut self.state, State::Failed) {
             State::Idle(mut puller) => State::Pulling(self.thread.submit_io(move || {
-                let pulled = puller.pull(&mut buffer);
-                (puller, buffer, pulled)
+                let result = puller.pull(&mut buffer);
+                (puller, buffer, result)
             })),
             other => other,
         };
@@ -90,12 +90,12 @@ impl<P: Puller> StreamTape<P> {
     /// Takes a finished pull, and begins the next if a buffer is at hand.
     fn accept(
         &mut self,
-        pulled: (P, Buffer, Result<Pulled, TapeError>),
+        puller: P,
+        buffer: Buffer,
+        result: Result<Pulled, TapeError>,
         pool: &BufferPool,
     ) -> Result<Option<TapeItem>, TapeError> {
-        let (puller, buffer, pulled) = pulled;
-        self.state = State::Failed;
-        let item = match pulled? {
+        let item = match result? {
             Pulled::End => {
                 self.state = State::Ended;
                 return Ok(None);
@@ -136,9 +136,10 @@ impl<P: Puller> GuestReader for StreamTape<P> {
                     self.start(buffer);
                 }
                 State::Pulling(pull) => {
-                    let pulled = pull.await;
+                    let ended = pull.await;
                     self.state = State::Failed;
-                    return self.accept(pulled?, pool);
+                    let (puller, buffer, result) = ended?;
+                    return self.accept(puller, buffer, result, pool);
                 }
             }
         }

@@ -87,7 +87,7 @@ impl<R: BufRead + Send + 'static> Puller for Parser<R> {
 
 /// Writes a save file of xl.
 #[derive(Debug)]
-pub struct XlWriter {
+pub(super) struct XlWriter {
     sink: Sink,
     rebuilder: Rebuilder,
     /// Bytes not yet given to the sink.

@@ -1,6 +1,6 @@
 //! The frame coding, version 1: how everything that is not page contents becomes frame bytes.
 //!
-//! `docs/frame-xen.md` specifies it. [`Encoder`] is used by the parser; [`Decoder`] turns frame
+//! `docs/frame-xen.md` specifies it. The `put` functions are the parser's; [`Decoder`] turns frame
 //! bytes, cut anywhere, into [`Event`]s for the rebuilder and the tally.
 
 use comio_core::tape::TapeError;
@@ -54,48 +54,50 @@ impl Run {
     }
 }
 
-/// Writes frame bytes.
+/// The frame begins.
+pub(super) fn put_magic(frame: &mut Vec<u8>) {
+    frame.extend(MAGIC);
+}
+
+/// Announces `len` bytes of `part`; they follow verbatim.
+pub(super) fn put_part(part: Part, len: u64, frame: &mut Vec<u8>) {
+    frame.extend([OP_PART, part as u8]);
+    put_varint(len, frame);
+}
+
+/// Announces a record; its body and padding follow verbatim.
+pub(super) fn put_record(layer: Layer, record_type: u32, length: u32, frame: &mut Vec<u8>) {
+    frame.push(if layer == Layer::Libxl { OP_LIBXL_RECORD } else { OP_LIBXC_RECORD });
+    put_varint(record_type.into(), frame);
+    put_varint(length.into(), frame);
+}
+
+/// Announces a record of pages; runs that make up `count` entries follow.
+pub(super) fn put_page_data(length: u32, count: u32, reserved: u32, frame: &mut Vec<u8>) {
+    frame.push(OP_PAGE_DATA);
+    put_varint(length.into(), frame);
+    put_varint(count.into(), frame);
+    put_varint(reserved.into(), frame);
+}
+
+/// The frame is complete.
+pub(super) fn put_end(frame: &mut Vec<u8>) {
+    frame.push(OP_END);
+}
+
+/// Writes runs; remembers where the last one ended, in earlier records too.
 #[derive(Debug, Default)]
-pub(super) struct Encoder {
+pub(super) struct RunEncoder {
     expected_pfn: u64,
 }
 
-impl Encoder {
-    pub(super) fn begin(&self, frame: &mut Vec<u8>) {
-        frame.extend(MAGIC);
-    }
-
-    /// Announces `len` bytes of `part`; they follow verbatim.
-    pub(super) fn part(&self, part: Part, len: u64, frame: &mut Vec<u8>) {
-        frame.extend([OP_PART, part as u8]);
-        put_varint(len, frame);
-    }
-
-    /// Announces a record; its body and padding follow verbatim.
-    pub(super) fn record(&self, layer: Layer, record_type: u32, length: u32, frame: &mut Vec<u8>) {
-        frame.push(if layer == Layer::Libxl { OP_LIBXL_RECORD } else { OP_LIBXC_RECORD });
-        put_varint(record_type.into(), frame);
-        put_varint(length.into(), frame);
-    }
-
-    /// Announces a record of pages; runs that make up `count` entries follow.
-    pub(super) fn page_data(&self, length: u32, count: u32, reserved: u32, frame: &mut Vec<u8>) {
-        frame.push(OP_PAGE_DATA);
-        put_varint(length.into(), frame);
-        put_varint(count.into(), frame);
-        put_varint(reserved.into(), frame);
-    }
-
-    pub(super) fn run(&mut self, run: Run, frame: &mut Vec<u8>) {
+impl RunEncoder {
+    pub(super) fn put(&mut self, run: Run, frame: &mut Vec<u8>) {
         put_varint(run.count.into(), frame);
         // Type last: nearly always the reserved bits are zero and the tag takes one byte.
         put_varint((run.tag & 0xff) << 4 | run.tag >> 8, frame);
         put_varint(zigzag(run.first.wrapping_sub(self.expected_pfn)), frame);
         self.expected_pfn = run.end();
-    }
-
-    pub(super) fn end(&self, frame: &mut Vec<u8>) {
-        frame.push(OP_END);
     }
 }
 
@@ -104,7 +106,7 @@ fn put_varint(mut value: u64, frame: &mut Vec<u8>) {
         frame.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
     }
-    frame.push(value as u8);
+    frame.push((value & 0x7f) as u8);
 }
 
 /// Small distances in both directions become small numbers; distances count modulo 2^52.
@@ -208,7 +210,7 @@ impl Decoder {
             match parsed {
                 Ok(event) => {
                     self.pending.clear();
-                    self.advance(&event);
+                    self.advance(event.as_ref());
                     if let Some(event) = event {
                         return Ok(Some(event));
                     }
@@ -220,7 +222,7 @@ impl Decoder {
         Ok(None)
     }
 
-    fn advance(&mut self, event: &Option<Event<'_>>) {
+    fn advance(&mut self, event: Option<&Event<'_>>) {
         self.state = match (event, self.state) {
             (Some(Event::Part { len, .. }), _) => State::Verbatim { left: *len },
             (Some(Event::Record { length, .. }), _) => {

@@ -18,7 +18,7 @@ mod tally;
 #[cfg(test)]
 mod test;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use format::{DETECT_LEN, is_xl};
 pub use parser::{Parser, Step};

@@ -7,8 +7,14 @@ use std::io::{BufRead, Seek};
 use comio_core::tape::{Pfns, TapeError};
 use comio_core::{PAGE_SIZE, SEGMENT_PAGES};
 
-use super::format::*;
-use super::frame::{Encoder, Run};
+use super::format::{
+    DOMAIN_HEADER_LEN, DOMAIN_TYPES, LIBXC_CHECKPOINT, LIBXC_END, LIBXC_HEADER_LEN, LIBXC_ID, LIBXC_MARKER,
+    LIBXC_PAGE_DATA, LIBXC_RECORD_LEN_MAX, LIBXC_VERSIONS, LIBXL_CHECKPOINT_END, LIBXL_END, LIBXL_HEADER_LEN,
+    LIBXL_IDENT, LIBXL_LIBXC_CONTEXT, LIBXL_VERSION, Layer, OPTION_BIG_ENDIAN, PAGE_DATA_HEADER_LEN,
+    PAGE_SHIFT, Part, RECORD_HEADER_LEN, XL_BYTE_ORDER, XL_FLAG_STREAM_V2, XL_FLAGS_KNOWN, XL_HEADER_LEN,
+    XL_MAGIC, carries_contents, padded_len,
+};
+use super::frame::{Run, RunEncoder, put_end, put_magic, put_page_data, put_part, put_record};
 use super::input::Input;
 
 /// Frame bytes are handed out in pieces of about this many bytes, and read in pieces of at
@@ -65,7 +71,7 @@ struct Entries {
 pub struct Parser<R> {
     input: Input<R>,
     stage: Stage,
-    encoder: Encoder,
+    runs: RunEncoder,
     /// Pages announced by the last step and not taken yet.
     pages_due: usize,
 }
@@ -76,7 +82,7 @@ impl<R: BufRead> Parser<R> {
         Self {
             input: Input::new(reader, name.into()),
             stage: Stage::XlHeader,
-            encoder: Encoder::default(),
+            runs: RunEncoder::default(),
             pages_due: 0,
         }
     }
@@ -147,13 +153,13 @@ impl<R: BufRead> Parser<R> {
         self.input.begin(Cow::Borrowed(part.name()));
         let mut bytes = [0; N];
         self.input.read_exact(&mut bytes)?;
-        self.encoder.part(part, N as u64, frame);
+        put_part(part, N as u64, frame);
         frame.extend(bytes);
         Ok(bytes)
     }
 
     fn xl_header(&mut self, frame: &mut Vec<u8>) -> Result<Stage, TapeError> {
-        self.encoder.begin(frame);
+        put_magic(frame);
         let header: [u8; XL_HEADER_LEN] = self.part(Part::XlHeader, frame)?;
         if !header.starts_with(XL_MAGIC) {
             return Err(self.input.malformed("this is not a file that `xl save` wrote (wrong magic)"));
@@ -175,7 +181,7 @@ impl<R: BufRead> Parser<R> {
             return Err(self.input.malformed(problem));
         }
         let len = u64::from(le_u32(&header, 44));
-        self.encoder.part(Part::XlConfig, len, frame);
+        put_part(Part::XlConfig, len, frame);
         self.input.begin(Cow::Borrowed(Part::XlConfig.name()));
         Ok(Stage::Verbatim { left: len, then: Box::new(Stage::LibxlHeader) })
     }
@@ -244,7 +250,7 @@ impl<R: BufRead> Parser<R> {
         if !matches!(then, Stage::Record(next) if next == layer) && length != 0 {
             return Err(self.input.malformed(&format!("length {length}, but it has no body")));
         }
-        self.encoder.record(layer, record_type, length, frame);
+        put_record(layer, record_type, length, frame);
         Ok(Stage::Verbatim { left: padded_len(length), then: Box::new(then) })
     }
 
@@ -268,7 +274,7 @@ impl<R: BufRead> Parser<R> {
         let pages = contents.filter(|len| len % PAGE_SIZE as u64 == 0).map(|len| len / PAGE_SIZE as u64);
         match pages.and_then(|pages| usize::try_from(pages).ok()) {
             Some(pages) if count > 0 => {
-                self.encoder.page_data(length, count, reserved, frame);
+                put_page_data(length, count, reserved, frame);
                 Ok(Stage::Entries(Entries { left: count, pages, run: None, with_contents: Vec::new() }))
             }
             _ => Err(self.input.malformed(&format!("{count} pfns do not fit its length {length}"))),
@@ -286,7 +292,7 @@ impl<R: BufRead> Parser<R> {
             return Ok(Stage::Entries(entries));
         }
         if let Some(run) = entries.run.take() {
-            self.encoder.run(run, frame);
+            self.runs.put(run, frame);
         }
         if entries.with_contents.len() != entries.pages {
             let (named, held) = (entries.with_contents.len(), entries.pages);
@@ -312,10 +318,9 @@ impl<R: BufRead> Parser<R> {
                 return Err(self.input.malformed(&problem));
             }
         }
-        if !entries.run.as_mut().is_some_and(|run| run.extend(entry)) {
-            if let Some(run) = entries.run.replace(new) {
-                self.encoder.run(run, frame);
-            }
+        let extended = entries.run.as_mut().is_some_and(|run| run.extend(entry));
+        if !extended && let Some(run) = entries.run.replace(new) {
+            self.runs.put(run, frame);
         }
         Ok(())
     }
@@ -326,11 +331,11 @@ impl<R: BufRead> Parser<R> {
         let mut bytes = vec![0; PIECE_LEN / 2];
         let len = self.input.read_up_to(&mut bytes)?;
         if len > 0 {
-            self.encoder.part(Part::Trailing, len as u64, frame);
+            put_part(Part::Trailing, len as u64, frame);
             frame.extend(&bytes[..len]);
             return Ok(Stage::Trailing);
         }
-        self.encoder.end(frame);
+        put_end(frame);
         Ok(Stage::Done)
     }
 }

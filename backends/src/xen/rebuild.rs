@@ -11,6 +11,9 @@ use super::frame::{Decoder, Event, Run, damaged};
 /// Output is handed out when there are this many bytes of it.
 const PIECE_LEN: usize = 64 << 10;
 
+/// Entries of 8 bytes that make up a piece.
+const PIECE_ENTRIES: u32 = 8 << 10;
+
 /// The bytes of a save file, from frame bytes (cut anywhere) and the batches between them.
 ///
 /// For each frame piece call [`frame`](Self::frame) until it says [`Progress::Done`], writing
@@ -166,7 +169,7 @@ impl Rebuilder {
 
 /// Writes as many of the run's entries as a piece holds; gives what is left.
 fn put_entries(run: Run, output: &mut Vec<u8>) -> Option<Run> {
-    let count = run.count.min(PIECE_LEN as u32 / 8);
+    let count = run.count.min(PIECE_ENTRIES);
     let begin = run.tag << PFN_BITS | run.first;
     for i in 0..u64::from(count) {
         output.extend((begin + i).to_le_bytes());

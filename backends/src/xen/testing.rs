@@ -3,18 +3,21 @@
 use comio_core::PAGE_SIZE;
 use comio_core::tape::{Pfns, TapeError};
 
-use super::format::*;
+use super::format::{
+    LIBXC_END, LIBXC_ID, LIBXC_MARKER, LIBXC_PAGE_DATA, LIBXL_END, LIBXL_IDENT, LIBXL_LIBXC_CONTEXT,
+    LIBXL_VERSION, PAGE_SHIFT, XL_BYTE_ORDER, XL_FLAGS_KNOWN, XL_MAGIC, carries_contents,
+};
 use super::{Parser, Progress, Rebuilder, Step};
 
 /// A save file under construction.
 #[derive(Clone)]
-pub(super) struct SaveFile {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct SaveFile {
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl SaveFile {
     /// xl's header and configuration, libxl's header.
-    pub(super) fn xl(config: &[u8]) -> Self {
+    pub(crate) fn xl(config: &[u8]) -> Self {
         let mut bytes = XL_MAGIC.to_vec();
         for field in [XL_BYTE_ORDER, XL_FLAGS_KNOWN, 0, u32::try_from(config.len()).unwrap()] {
             bytes.extend(field.to_le_bytes());
@@ -27,7 +30,7 @@ impl SaveFile {
     }
 
     /// libxl's hand-over and libxc's two headers.
-    pub(super) fn libxc(self, version: u32, domain_type: u32) -> Self {
+    pub(crate) fn libxc(self, version: u32, domain_type: u32) -> Self {
         let mut file = self.record(LIBXL_LIBXC_CONTEXT, b"");
         file.bytes.extend(LIBXC_MARKER.to_be_bytes());
         file.bytes.extend(LIBXC_ID.to_be_bytes());
@@ -41,12 +44,12 @@ impl SaveFile {
         file
     }
 
-    pub(super) fn record(self, record_type: u32, body: &[u8]) -> Self {
+    pub(crate) fn record(self, record_type: u32, body: &[u8]) -> Self {
         self.padded_record(record_type, body, 0)
     }
 
     /// A record whose padding is not zero.
-    pub(super) fn padded_record(mut self, record_type: u32, body: &[u8], pad: u8) -> Self {
+    pub(crate) fn padded_record(mut self, record_type: u32, body: &[u8], pad: u8) -> Self {
         self.bytes.extend(record_type.to_le_bytes());
         self.bytes.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
         self.bytes.extend(body);
@@ -56,7 +59,7 @@ impl SaveFile {
     }
 
     /// A record of pages with these entries; the contents tell the pfn.
-    pub(super) fn pages(mut self, entries: &[u64]) -> Self {
+    pub(crate) fn pages(mut self, entries: &[u64]) -> Self {
         let with_contents: Vec<u64> =
             entries.iter().copied().filter(|entry| carries_contents(entry >> 60) == Some(true)).collect();
         let length = 8 + 8 * entries.len() + PAGE_SIZE * with_contents.len();
@@ -75,13 +78,13 @@ impl SaveFile {
     }
 
     /// libxc's and libxl's ends.
-    pub(super) fn end(self) -> Vec<u8> {
+    pub(crate) fn end(self) -> Vec<u8> {
         self.record(LIBXC_END, b"").record(LIBXL_END, b"").bytes
     }
 }
 
 /// A small PV save as Xen writes it.
-pub(super) fn pv() -> Vec<u8> {
+pub(crate) fn pv() -> Vec<u8> {
     SaveFile::xl(b"{ \"c_info\": { \"type\": \"pv\" } }\0")
         .libxc(3, 1)
         .record(0x02, &[8, 4, 0, 0, 0, 0, 0, 0])
@@ -97,7 +100,7 @@ pub(super) fn pv() -> Vec<u8> {
 }
 
 /// A small HVM save of an older version, with an emulator.
-pub(super) fn hvm() -> Vec<u8> {
+pub(crate) fn hvm() -> Vec<u8> {
     let file = SaveFile::xl(b"{}\0")
         .libxc(2, 2)
         .pages(&[0xf << 60, 1 | 0xf << 60, 2 | 0xf << 60])
@@ -111,9 +114,9 @@ pub(super) fn hvm() -> Vec<u8> {
 }
 
 /// A tape's items, pages as bytes.
-pub(super) type Items = Vec<(Step, Vec<u8>)>;
+pub(crate) type Items = Vec<(Step, Vec<u8>)>;
 
-pub(super) fn take_apart(bytes: &[u8]) -> Result<Items, TapeError> {
+pub(crate) fn take_apart(bytes: &[u8]) -> Result<Items, TapeError> {
     let mut parser = Parser::new(bytes, "a test");
     let mut items = Vec::new();
     while let Some(step) = parser.step()? {
@@ -128,7 +131,7 @@ pub(super) fn take_apart(bytes: &[u8]) -> Result<Items, TapeError> {
 }
 
 /// Puts items together again, with frame bytes cut into pieces of `cut` bytes.
-pub(super) fn put_together(items: &Items, cut: usize) -> Result<Vec<u8>, TapeError> {
+pub(crate) fn put_together(items: &Items, cut: usize) -> Result<Vec<u8>, TapeError> {
     let mut rebuilder = Rebuilder::new();
     let mut bytes = Vec::new();
     for (step, pages) in items {
@@ -148,7 +151,7 @@ pub(super) fn put_together(items: &Items, cut: usize) -> Result<Vec<u8>, TapeErr
     Ok(bytes)
 }
 
-pub(super) fn add_frame(
+pub(crate) fn add_frame(
     rebuilder: &mut Rebuilder,
     mut piece: &[u8],
     bytes: &mut Vec<u8>,
@@ -165,7 +168,7 @@ pub(super) fn add_frame(
 }
 
 /// The frame bytes of a save file.
-pub(super) fn frame_of(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn frame_of(bytes: &[u8]) -> Vec<u8> {
     let items = take_apart(bytes).unwrap();
     items
         .into_iter()
@@ -177,7 +180,7 @@ pub(super) fn frame_of(bytes: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-pub(super) fn pfns_of(items: &Items) -> Vec<Pfns> {
+pub(crate) fn pfns_of(items: &Items) -> Vec<Pfns> {
     items
         .iter()
         .filter_map(|(step, _)| match step {
