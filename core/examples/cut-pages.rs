@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let bytes = std::fs::read(dump)?;
     let (pages, _) = bytes.as_chunks::<PAGE_SIZE>();
-    let telling: Vec<_> = pages.iter().filter(|page| !is_uniform(*page)).collect();
+    let telling: Vec<_> = pages.iter().filter(|page| !is_uniform(page)).collect();
     let count: usize = count.parse()?;
     if count == 0 || telling.len() < count {
         return Err(format!("{dump} has {} pages to choose from", telling.len()).into());
