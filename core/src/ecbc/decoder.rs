@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::page_lz::PageLzDecoder;
 use super::zstd::ZstdDecoder;
 use super::{Tag, lz4};
 use crate::{PAGE_SIZE, Page};
@@ -10,12 +11,13 @@ use crate::{PAGE_SIZE, Page};
 /// each worker and reuse it.
 pub struct PageDecoder {
     zstd: ZstdDecoder,
+    page_lz: PageLzDecoder,
 }
 
 impl PageDecoder {
     /// A decoder; allocates all it will ever need.
     pub fn new() -> Self {
-        Self { zstd: ZstdDecoder::new() }
+        Self { zstd: ZstdDecoder::new(), page_lz: PageLzDecoder::new() }
     }
 
     /// Decodes what the coder with this tag made. `blob` may be anything: whatever it says, at
@@ -29,6 +31,7 @@ impl PageDecoder {
             None => Err(DecodeError::UnknownCoder { tag }),
             Some(Tag::Lz4) => damaged_unless(lz4::decode(blob, page), Tag::Lz4),
             Some(Tag::Zstd) => damaged_unless(self.zstd.decode(blob, page), Tag::Zstd),
+            Some(Tag::PageLz) => damaged_unless(self.page_lz.decode(blob, page), Tag::PageLz),
         };
         if decoded.is_err() {
             *page = [0; PAGE_SIZE];

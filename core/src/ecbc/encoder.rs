@@ -6,6 +6,7 @@ use zstd_safe::{ParamSwitch, Strategy};
 
 use super::classify::{Class, classify};
 use super::lz4::Lz4Encoder;
+use super::page_lz::PageLzEncoder;
 use super::zstd::{Tuning, ZstdEncoder};
 use super::{BLOB_MAX, BLOB_ROOM, Method, PageCode, Tag};
 use crate::Page;
@@ -22,6 +23,7 @@ enum Coder {
     None,
     Lz4(Lz4Encoder),
     Zstd(ZstdEncoder),
+    PageLz(PageLzEncoder),
 }
 
 impl PageEncoder {
@@ -29,8 +31,9 @@ impl PageEncoder {
     pub fn new(method: Method) -> Self {
         let coder = match method {
             Method::Raw => Coder::None,
-            Method::Lz4 | Method::Fast => Coder::Lz4(Lz4Encoder::new()),
+            Method::Lz4 => Coder::Lz4(Lz4Encoder::new()),
             Method::Zstd1 => Coder::Zstd(ZstdEncoder::at_level(1)),
+            Method::Fast => Coder::PageLz(PageLzEncoder::new()),
             Method::Balanced => Coder::Zstd(ZstdEncoder::tuned(BALANCED)),
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };
@@ -62,6 +65,7 @@ impl Coder {
             Self::None => return PageCode::Stored,
             Self::Lz4(coder) => (Tag::Lz4, coder.encode(page, target)),
             Self::Zstd(coder) => (Tag::Zstd, coder.encode(page, target)),
+            Self::PageLz(coder) => (Tag::PageLz, coder.encode(page, target)),
         };
         len.map_or(PageCode::Stored, |len| PageCode::Blob { tag, len })
     }

@@ -12,6 +12,7 @@ mod decoder;
 mod encoder;
 mod lz4;
 mod method;
+mod page_lz;
 #[cfg(test)]
 mod test;
 mod zstd;
@@ -53,6 +54,8 @@ pub enum Tag {
     Lz4 = 3,
     /// A zstd block, without frame and block headers.
     Zstd = 4,
+    /// Page LZ: distances in words and repeated ones cost a byte less, or none.
+    PageLz = 5,
 }
 
 impl Tag {
@@ -66,6 +69,7 @@ impl Tag {
         match number {
             3 => Some(Self::Lz4),
             4 => Some(Self::Zstd),
+            5 => Some(Self::PageLz),
             _ => None,
         }
     }
@@ -75,6 +79,7 @@ impl Tag {
         match self {
             Self::Lz4 => "lz4",
             Self::Zstd => "zstd",
+            Self::PageLz => "page-lz",
         }
     }
 }

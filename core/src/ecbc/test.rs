@@ -79,7 +79,7 @@ const GOLDEN: [&str; 6] = [
     "raw 10485760 ce03cd9ba4a41464",
     "lz4 4345937 8ce90a81345baf78",
     "zstd1 3020133 0292da1494787b7e",
-    "fast 4348811 22e748f1ab17d36a",
+    "fast 4061827 092b27252727779f",
     "balanced 3508101 fc2e7fa848982f22",
     "dense 2988660 8d5da33c06a81986",
 ];
