@@ -88,8 +88,7 @@ impl Shared {
         to: GuestState,
     ) -> Result<Arc<SyntheticGuest>, HypervisorError> {
         self.with(|guests| {
-            let guest =
-                guests.get_mut(name).ok_or_else(|| HypervisorError::NotFound(name.to_owned()))?;
+            let guest = guests.get_mut(name).ok_or_else(|| HypervisorError::NotFound(name.to_owned()))?;
             if !allowed(guest.state) {
                 return Err(HypervisorError::Refused {
                     action,
@@ -111,9 +110,7 @@ fn runs(state: GuestState) -> bool {
 impl Hypervisor for TraceHypervisor {
     async fn list(&self) -> Result<Vec<GuestInfo>, HypervisorError> {
         Ok(self.shared.with(|guests| {
-            let alive = |guest: &Guest| {
-                !matches!(guest.state, GuestState::Saved | GuestState::Restoring)
-            };
+            let alive = |guest: &Guest| !matches!(guest.state, GuestState::Saved | GuestState::Restoring);
             let info = |(name, guest): (&String, &Guest)| GuestInfo {
                 name: name.clone(),
                 memory_bytes: (guest.memory.page_count() * PAGE_SIZE) as u64,
@@ -207,10 +204,9 @@ impl GuestReader for TraceReader {
         }
         let buffer = pool.take_slot().await?;
         let memory = Arc::clone(&self.memory);
-        let pages = compute::run(&*self.compute, move || {
-            (read_pages(&memory, first, count, buffer), Work::Other)
-        })
-        .await?;
+        let pages =
+            compute::run(&*self.compute, move || (read_pages(&memory, first, count, buffer), Work::Other))
+                .await?;
         self.next = first + count;
         let pfns = Pfns::Run { first: first as u64, count };
         Ok(Some(TapeItem::Batch(Batch { pfns, pages: Payload::Bytes(pages) })))
@@ -367,10 +363,7 @@ mod test {
     fn a_held_guest_can_be_resumed_and_not_saved_twice() {
         let hypervisor = hypervisor();
         let held = block_on(hypervisor.begin_save("g")).unwrap();
-        assert!(matches!(
-            block_on(hypervisor.begin_save("g")).err(),
-            Some(HypervisorError::Refused { .. })
-        ));
+        assert!(matches!(block_on(hypervisor.begin_save("g")).err(), Some(HypervisorError::Refused { .. })));
         block_on(held.resume()).unwrap();
         assert_eq!(hypervisor.state("g"), Some(GuestState::Running));
         assert!(block_on(hypervisor.list()).unwrap()[0].running);

@@ -5,9 +5,13 @@
 //! Everything real (storages, servers, threads, the clock) is handed in by the program
 //! ([`world`]).
 
+mod herd;
 pub mod hypervisor;
 pub mod report;
+pub mod runner;
 pub mod scenario;
 pub mod trace;
 pub mod units;
 pub mod world;
+
+pub use herd::HerdError;

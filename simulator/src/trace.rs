@@ -99,8 +99,7 @@ impl SyntheticGuest {
         let run_pages = RUN_PAGES.min(trace.page_count());
         let mut random = ChaCha12Rng::seed_from_u64(seed);
         random.set_stream(number);
-        let mut firsts: Vec<usize> =
-            (0..trace.page_count() / run_pages).map(|run| run * run_pages).collect();
+        let mut firsts: Vec<usize> = (0..trace.page_count() / run_pages).map(|run| run * run_pages).collect();
         let wanted = page_count.div_ceil(run_pages);
         let mut runs = Vec::with_capacity(wanted);
         let mut first_pass = true;

@@ -83,11 +83,7 @@ impl Kind {
         let value = self.parse(text)?.round();
         // Beyond 2^53 a float has no units digit any more, and nothing here is that large.
         if value > 9e15 {
-            return Err(BadQuantity {
-                text: text.to_owned(),
-                kind: self.name,
-                example: self.example,
-            });
+            return Err(BadQuantity { text: text.to_owned(), kind: self.name, example: self.example });
         }
         #[expect(
             clippy::cast_possible_truncation,

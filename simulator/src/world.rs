@@ -21,8 +21,8 @@ pub trait World: Send + Sync {
     /// Time since any fixed moment; never runs backwards.
     fn now(&self) -> Duration;
 
-    /// A number that no call gave before, here or on another machine.
-    fn unique(&self) -> u64;
+    /// The identity of a new image: random.
+    fn uuid(&self) -> [u8; 16];
 
     /// A pool of that many threads.
     fn compute(&self, workers: usize) -> Result<Arc<dyn Compute>, WorldError>;

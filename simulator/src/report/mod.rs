@@ -158,3 +158,61 @@ fn json(value: &impl Serialize) -> Vec<u8> {
     text.push(b'\n');
     text
 }
+
+#[cfg(test)]
+pub(crate) mod test {
+    use super::*;
+
+    pub(crate) fn run(method: Method, operation: Phase, makespan_s: f64, stored_bytes: u64) -> Run {
+        Run {
+            method,
+            operation,
+            guests: 4,
+            point: None,
+            makespan_s,
+            guest_bytes: 1 << 30,
+            stored_bytes,
+            goodput_bytes_per_s: f64::from(1 << 30) / makespan_s,
+            identical: Some(true),
+            guest_times: Vec::new(),
+        }
+    }
+
+    pub(crate) fn runs() -> Vec<Run> {
+        vec![
+            run(Method::Raw, Phase::Save, 10.0, 1 << 30),
+            run(Method::Raw, Phase::Restore, 9.0, 1 << 30),
+            run(Method::Comio, Phase::Save, 2.5, 1 << 28),
+            run(Method::Comio, Phase::Restore, 2.0, 1 << 28),
+        ]
+    }
+
+    #[test]
+    fn result_files_are_the_same_for_the_same_runs() {
+        let results = || Results {
+            format: RESULTS_FORMAT,
+            scenario: "x".to_owned(),
+            scenario_hash: "0".to_owned(),
+            seed: 1,
+            runs: runs(),
+        };
+        let files = results().files().unwrap();
+        assert_eq!(files, results().files().unwrap());
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["results.json", "makespan.svg", "stored.svg"]);
+        let json: serde_json::Value = serde_json::from_slice(&files[0].contents).unwrap();
+        let first = &json["runs"][0];
+        assert_eq!(first["method"], "raw");
+        assert_eq!(first["operation"], "save");
+        assert_eq!(first["identical"], true);
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let table = table::of_runs(&runs()).to_string();
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 5);
+        let column = |line: &str| line.find("MiB/s");
+        assert!(lines[1..].iter().all(|line| column(line) == column(lines[1])), "{table}");
+    }
+}

@@ -44,8 +44,7 @@ struct Group {
 
 /// The plots of `results`, with their file names.
 pub(super) fn charts(results: &Results) -> Vec<(String, BarChart)> {
-    let mut points: Vec<Option<&str>> =
-        results.runs.iter().map(|run| run.point.as_deref()).collect();
+    let mut points: Vec<Option<&str>> = results.runs.iter().map(|run| run.point.as_deref()).collect();
     points.dedup();
     if points.len() != 1 {
         return Vec::new();
@@ -97,8 +96,8 @@ fn stored(runs: &[Run]) -> BarChart {
             (mib, format!("{mib:.0} MiB  ({:.2} times smaller)", run.ratio()))
         })
     };
-    let groups = methods(runs)
-        .map(|method| Group { label: method.title().to_owned(), bars: vec![size(method)] });
+    let groups =
+        methods(runs).map(|method| Group { label: method.title().to_owned(), bars: vec![size(method)] });
     BarChart {
         title: "Storage taken".to_owned(),
         subtitle: format!("{}; shorter is better", herd(runs)),
@@ -198,4 +197,24 @@ fn scaled(share: f64, room: i32) -> i32 {
     #[expect(clippy::cast_possible_truncation, reason = "between 0 and a picture's width")]
     let pixels = (share.clamp(0.0, 1.0) * f64::from(room)).round() as i32;
     pixels
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::report::test::runs;
+
+    #[test]
+    fn a_chart_has_a_bar_and_a_figure_for_each_run() {
+        let svg = makespan(&runs()).svg().unwrap();
+        assert!(svg.starts_with("<svg"));
+        for text in ["raw", "ComIO", "10.00 s", "2.50 s", "save", "restore"] {
+            assert!(svg.contains(text), "{text} is missing");
+        }
+    }
+
+    #[test]
+    fn the_longest_bar_fills_the_room() {
+        assert_eq!((scaled(1.0, 500), scaled(0.25, 500), scaled(f64::NAN, 500)), (500, 125, 0));
+    }
 }

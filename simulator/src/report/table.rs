@@ -36,9 +36,8 @@ pub(super) fn of_runs(runs: &[Run]) -> Table {
             .to_owned(),
         ]
     };
-    let headings = [
-        "point", "method", "operation", "guests", "makespan", "goodput", "stored", "ratio", "identical",
-    ];
+    let headings =
+        ["point", "method", "operation", "guests", "makespan", "goodput", "stored", "ratio", "identical"];
     let mut table = Table { headings: headings.to_vec(), rows: runs.iter().map(row).collect() };
     if runs.iter().all(|run| run.point.is_none()) {
         table.headings.remove(0);

@@ -95,7 +95,41 @@ fn slower_than(run: &Run, other: Method, runs: &[Run]) -> Option<String> {
     let Some(rival) = runs.iter().find(same_task) else {
         return Some(format!("should be faster than {other}, which was not measured"));
     };
-    (run.makespan_s >= rival.makespan_s).then(|| {
-        format!("took {:.3} s, {other} took {:.3} s", run.makespan_s, rival.makespan_s)
-    })
+    (run.makespan_s >= rival.makespan_s)
+        .then(|| format!("took {:.3} s, {other} took {:.3} s", run.makespan_s, rival.makespan_s))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::report::test::runs;
+
+    fn expectation(text: &str) -> Expectation {
+        toml::from_str(text).unwrap()
+    }
+
+    fn problems(text: &str) -> usize {
+        expectation(text).check(&runs()).len()
+    }
+
+    #[test]
+    fn kept_bounds_are_silent() {
+        assert_eq!(problems("makespan-max = \"10 s\""), 0);
+        assert_eq!(problems("method = \"comio\"\nratio-min = 4.0\nstored-max = \"256 MiB\""), 0);
+        assert_eq!(problems("method = \"comio\"\nfaster-than = \"raw\""), 0);
+    }
+
+    #[test]
+    fn each_missed_bound_is_told() {
+        assert_eq!(problems("makespan-max = \"9500 ms\""), 1);
+        assert_eq!(problems("operation = \"save\"\nmakespan-min = \"3 s\""), 1);
+        assert_eq!(problems("method = \"comio\"\nratio-min = 4.1\nstored-max = \"1 MiB\""), 4);
+        assert_eq!(problems("method = \"raw\"\nfaster-than = \"comio\""), 2);
+    }
+
+    #[test]
+    fn an_expectation_about_nothing_is_missed() {
+        assert_eq!(problems("method = \"lz4\"\nratio-min = 1.0"), 1);
+        assert_eq!(problems("method = \"raw\"\nfaster-than = \"lz4\""), 2);
+    }
 }

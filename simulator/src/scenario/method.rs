@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use comio_core::ecbc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// How memory becomes stored bytes.
@@ -25,6 +26,18 @@ pub enum Method {
 impl Method {
     const ALL: [Self; 6] =
         [Self::Raw, Self::Lz4, Self::Zstd1, Self::ComioFast, Self::Comio, Self::ComioDense];
+
+    /// How its pages are coded.
+    pub fn coder(self) -> ecbc::Method {
+        match self {
+            Self::Raw => ecbc::Method::Raw,
+            Self::Lz4 => ecbc::Method::Lz4,
+            Self::Zstd1 => ecbc::Method::Zstd1,
+            Self::ComioFast => ecbc::Method::Fast,
+            Self::Comio => ecbc::Method::Balanced,
+            Self::ComioDense => ecbc::Method::Dense,
+        }
+    }
 
     /// Its name in scenarios and results.
     pub fn name(self) -> &'static str {

@@ -74,13 +74,14 @@ fn problems(
         say(places.guests.count.span(), format!("count must be from 1 to {GUESTS_MAX}"));
     }
     let run_bytes = RUN_PAGES as u64 * 4096;
-    if guests.memory.0 == 0 || !guests.memory.0.is_multiple_of(4096) || guests.memory.0 > GUEST_BYTES_MAX
-    {
+    if guests.memory.0 == 0 || !guests.memory.0.is_multiple_of(4096) || guests.memory.0 > GUEST_BYTES_MAX {
         say(
             places.guests.memory.span(),
             format!(
                 "memory must be whole 4 KiB pages and at most 64 TiB, for example \"{}\"",
-                crate::units::Size(guests.memory.0.clamp(run_bytes, GUEST_BYTES_MAX).next_multiple_of(run_bytes))
+                crate::units::Size(
+                    guests.memory.0.clamp(run_bytes, GUEST_BYTES_MAX).next_multiple_of(run_bytes)
+                )
             ),
         );
     }
@@ -111,14 +112,77 @@ fn problems(
         && scenario.mode == Mode::Real
         && !is_location(&scenario.server.location)
     {
-        say(
-            place.span(),
-            "location must be \"embedded\" or a URL such as \"nfs://server/export\"".into(),
-        );
+        say(place.span(), "location must be \"embedded\" or a URL such as \"nfs://server/export\"".into());
     }
     found
 }
 
 fn is_location(location: &str) -> bool {
     location == super::Server::EMBEDDED || location.starts_with("nfs://")
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::scenario::{Method, Operation};
+
+    const GOOD: &str = include_str!("../../../scenarios/quickstart.toml");
+
+    fn error_of(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "the quickstart has no {from:?}");
+        let text = GOOD.replace(from, to);
+        parse("q.toml", &text, &|name| name != "missing").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_quickstart_is_a_scenario() {
+        let file = parse("q.toml", GOOD, &|_| true).unwrap();
+        assert_eq!(file.scenario.mode, Mode::Real);
+        assert_eq!(file.scenario.operation, Operation::SaveThenRestore);
+        assert_eq!(file.scenario.methods.first(), Some(&Method::Raw));
+        assert_eq!(file.hash.len(), 16);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
+        let error = error_of("count = 4", "counts = 4");
+        let line = GOOD.lines().position(|line| line == "count = 4").unwrap() + 1;
+        assert!(error.starts_with(&format!("q.toml:{line}:1: unknown field `counts`")), "{error}");
+        assert!(error.contains("`count`"), "{error}");
+    }
+
+    #[test]
+    fn a_quantity_without_unit_is_refused_with_an_example() {
+        let number = error_of("memory = \"64 MiB\"", "memory = 64");
+        assert!(number.contains("\"512 MiB\""), "{number}");
+        let unit = error_of("memory = \"64 MiB\"", "memory = \"64 megs\"");
+        assert!(unit.contains("\"64 megs\" is not a size"), "{unit}");
+    }
+
+    #[test]
+    fn a_missing_trace_is_refused_with_its_line() {
+        let error = error_of("\"postgres-0\"", "\"missing\"");
+        let line = GOOD.lines().position(|line| line.starts_with("traces")).unwrap() + 1;
+        assert!(error.starts_with(&format!("q.toml:{line}:")), "{error}");
+        assert!(error.contains("missing.comio"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_method_is_refused_with_the_known_ones() {
+        let error = error_of("\"zstd1\"", "\"gzip\"");
+        assert!(error.contains("no method \"gzip\"") && error.contains("comio-dense"), "{error}");
+    }
+
+    #[test]
+    fn impossible_figures_are_refused() {
+        for (from, to) in [
+            ("count = 4", "count = 0"),
+            ("memory = \"64 MiB\"", "memory = \"1 KiB\""),
+            ("cores = 2", "cores = 0"),
+            ("\"embedded\"", "\"ftp://x\""),
+            ("methods = [\"raw\", \"lz4\", \"zstd1\", \"comio\"]", "methods = []"),
+        ] {
+            assert!(error_of(from, to).starts_with("q.toml:"));
+        }
+    }
 }
