@@ -135,7 +135,9 @@ impl Stage<'_> {
             let identical = herd.iter().all(|member| {
                 hypervisor.state(&member.guest) == Some(GuestState::Restored { identical: true })
             });
-            runs.iter_mut().for_each(|run| run.identical = Some(identical));
+            for run in &mut runs {
+                run.identical = Some(identical);
+            }
         }
         herd::remove_images(&herd).await.map_err(failed(Phase::Save))?;
         Ok(runs)

@@ -142,7 +142,9 @@ impl SyntheticGuest {
         page.copy_from_slice(self.trace.page(self.origin(pfn)));
         let factor = self.runs[pfn / self.run_pages].factor;
         if factor != 1 {
-            page.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(factor));
+            for byte in page {
+                *byte = byte.wrapping_mul(factor);
+            }
         }
     }
 

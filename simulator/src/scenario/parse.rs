@@ -51,14 +51,15 @@ pub fn parse(
     let toml_error = |error: toml::de::Error| wrong(error.span(), error.message().to_owned());
     let scenario: Scenario = toml::from_str(text).map_err(toml_error)?;
     let places: Places = toml::from_str(text).map_err(toml_error)?;
-    for (span, problem) in problems(&scenario, &places, has_trace) {
+    let problems = problems(&scenario, &places, has_trace);
+    if let Some((span, problem)) = problems.into_iter().min_by_key(|(span, _)| span.start) {
         return Err(wrong(Some(span), problem));
     }
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
     Ok(ScenarioFile { scenario, hash })
 }
 
-/// What is wrong with a scenario that has the right form, in the order of the file's keys.
+/// What is wrong with a scenario that has the right form, and where.
 fn problems(
     scenario: &Scenario,
     places: &Places,
