@@ -1,0 +1,218 @@
+//! What a scenario gave: figures, tables and plots.
+//!
+//! [`Results`] holds only what the scenario determines, so that two runs can be compared;
+//! machine, commit and wall time stand apart, in [`Circumstances`].
+
+mod plot;
+mod table;
+
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::Method;
+
+pub use plot::{BarChart, PlotError};
+pub use table::Table;
+
+/// Version of the result files' form.
+pub const RESULTS_FORMAT: u32 = 1;
+
+/// Everything a scenario gave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Results {
+    /// [`RESULTS_FORMAT`].
+    pub format: u32,
+    /// The scenario's name.
+    pub scenario: String,
+    /// Hash of the scenario file.
+    pub scenario_hash: String,
+    /// The seed used.
+    pub seed: u64,
+    /// Every run, in the order of the sweep, then the methods, then the operations.
+    pub runs: Vec<Run>,
+}
+
+/// What was measured in one go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Guests were saved.
+    Save,
+    /// Guests were restored.
+    Restore,
+}
+
+impl Phase {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Save => "save",
+            Self::Restore => "restore",
+        }
+    }
+}
+
+/// One herd, saved or restored by one method.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Run {
+    /// The method.
+    pub method: Method,
+    /// What was done.
+    pub operation: Phase,
+    /// How many guests took part.
+    pub guests: usize,
+    /// The point of the sweep: parameter and value, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point: Option<String>,
+    /// From the first start to the last end, in seconds.
+    pub makespan_s: f64,
+    /// Memory of all guests, in bytes.
+    pub guest_bytes: u64,
+    /// Bytes of all images.
+    pub stored_bytes: u64,
+    /// Guest bytes made safe (or restored) per second.
+    pub goodput_bytes_per_s: f64,
+    /// Every page of every guest was compared after the restore and was the same. Known for a
+    /// save when its images were restored.
+    pub identical: Option<bool>,
+    /// Start and end of each guest, in seconds from the first start.
+    pub guest_times: Vec<GuestTime>,
+}
+
+/// When a guest was under way.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GuestTime {
+    /// Its name.
+    pub guest: String,
+    /// Its start, in seconds from the herd's first.
+    pub start_s: f64,
+    /// Its end, likewise.
+    pub end_s: f64,
+}
+
+impl Run {
+    /// Guest bytes for each stored byte.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio for people and bounds")]
+    pub fn ratio(&self) -> f64 {
+        self.guest_bytes as f64 / self.stored_bytes.max(1) as f64
+    }
+
+    /// Its name in messages.
+    pub fn label(&self) -> String {
+        let point = self.point.as_deref().map(|point| format!(" at {point}")).unwrap_or_default();
+        format!("{} of {} guests, {}{point}", self.operation.name(), self.guests, self.method)
+    }
+}
+
+/// What a run depended on besides the scenario: in a file of its own, never compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Circumstances {
+    /// The program's version.
+    pub version: String,
+    /// The machine: processor, cores, memory, system.
+    pub machine: String,
+    /// When the run ended, seconds since 1970.
+    pub ended_unix_s: u64,
+    /// How long all of it took, in seconds.
+    pub wall_s: f64,
+}
+
+/// A file of a result directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultFile {
+    /// Its name in the directory.
+    pub name: String,
+    /// Its contents.
+    pub contents: Vec<u8>,
+}
+
+impl Results {
+    /// The result directory's files: `results.json` and the plots.
+    ///
+    /// # Errors
+    /// [`PlotError`] when a plot cannot be drawn.
+    pub fn files(&self) -> Result<Vec<ResultFile>, PlotError> {
+        let mut files = vec![ResultFile { name: "results.json".to_owned(), contents: json(self) }];
+        for (name, chart) in plot::charts(self) {
+            files.push(ResultFile { name, contents: chart.svg()?.into_bytes() });
+        }
+        Ok(files)
+    }
+
+    /// The table for people.
+    pub fn table(&self) -> Table {
+        table::of_runs(&self.runs)
+    }
+}
+
+impl Circumstances {
+    /// Its file.
+    pub fn file(&self) -> ResultFile {
+        ResultFile { name: "circumstances.json".to_owned(), contents: json(self) }
+    }
+}
+
+/// Indented JSON with a final newline; fields in the order of the structs.
+fn json(value: &impl Serialize) -> Vec<u8> {
+    // Plain structs with text keys: serialising them into memory cannot fail.
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+pub(crate) mod test {
+    use super::*;
+
+    pub(crate) fn run(method: Method, operation: Phase, makespan_s: f64, stored_bytes: u64) -> Run {
+        Run {
+            method,
+            operation,
+            guests: 4,
+            point: None,
+            makespan_s,
+            guest_bytes: 1 << 30,
+            stored_bytes,
+            goodput_bytes_per_s: f64::from(1 << 30) / makespan_s,
+            identical: Some(true),
+            guest_times: Vec::new(),
+        }
+    }
+
+    pub(crate) fn runs() -> Vec<Run> {
+        vec![
+            run(Method::Raw, Phase::Save, 10.0, 1 << 30),
+            run(Method::Raw, Phase::Restore, 9.0, 1 << 30),
+            run(Method::Comio, Phase::Save, 2.5, 1 << 28),
+            run(Method::Comio, Phase::Restore, 2.0, 1 << 28),
+        ]
+    }
+
+    #[test]
+    fn result_files_are_the_same_for_the_same_runs() {
+        let results = || Results {
+            format: RESULTS_FORMAT,
+            scenario: "x".to_owned(),
+            scenario_hash: "0".to_owned(),
+            seed: 1,
+            runs: runs(),
+        };
+        let files = results().files().unwrap();
+        assert_eq!(files, results().files().unwrap());
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["results.json", "makespan.svg", "stored.svg"]);
+        let json: serde_json::Value = serde_json::from_slice(&files[0].contents).unwrap();
+        let first = &json["runs"][0];
+        assert_eq!(first["method"], "raw");
+        assert_eq!(first["operation"], "save");
+        assert_eq!(first["identical"], true);
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let table = table::of_runs(&runs()).to_string();
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 5);
+        let column = |line: &str| line.find("MiB/s");
+        assert!(lines[1..].iter().all(|line| column(line) == column(lines[1])), "{table}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Bounds that make a scenario a regression test.
+
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use crate::report::{Phase, Run};
+use crate::units::{Size, Span};
+
+/// One `[[expect]]` block: which runs it is about, and the bounds they must keep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Expectation {
+    /// Runs of this method; all methods if absent.
+    pub method: Option<Method>,
+    /// Runs of this operation; all if absent.
+    pub operation: Option<Phase>,
+    /// The longest makespan.
+    pub makespan_max: Option<Span>,
+    /// The shortest makespan: a run below it did not do its work.
+    pub makespan_min: Option<Span>,
+    /// The most bytes stored.
+    pub stored_max: Option<Size>,
+    /// Least guest bytes per stored byte.
+    pub ratio_min: Option<f64>,
+    /// The makespan is shorter than this method's, for the same operation and guests.
+    pub faster_than: Option<Method>,
+}
+
+/// A bound that a run missed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{run}: {problem}")]
+pub struct Missed {
+    /// Which run.
+    pub run: String,
+    /// The bound and the figure.
+    pub problem: String,
+}
+
+impl Expectation {
+    /// The bounds that `runs` missed. An expectation that fits no run is missed too: it would
+    /// otherwise pass by a slip of the pen.
+    pub fn check(&self, runs: &[Run]) -> Vec<Missed> {
+        let mine: Vec<&Run> = runs.iter().filter(|run| self.is_about(run)).collect();
+        if mine.is_empty() {
+            return vec![Missed {
+                run: "no run".to_owned(),
+                problem: format!("nothing was measured for {self:?}"),
+            }];
+        }
+        mine.into_iter().flat_map(|run| self.check_run(run, runs)).collect()
+    }
+
+    fn is_about(&self, run: &Run) -> bool {
+        self.method.is_none_or(|method| method == run.method)
+            && self.operation.is_none_or(|operation| operation == run.operation)
+    }
+
+    fn check_run(&self, run: &Run, runs: &[Run]) -> Vec<Missed> {
+        let seconds = |span: Span| span.duration().as_secs_f64();
+        let mut problems = Vec::new();
+        if let Some(max) = self.makespan_max
+            && run.makespan_s > seconds(max)
+        {
+            problems.push(format!("took {:.3} s, at most {max} expected", run.makespan_s));
+        }
+        if let Some(min) = self.makespan_min
+            && run.makespan_s < seconds(min)
+        {
+            problems.push(format!("took {:.3} s, at least {min} expected", run.makespan_s));
+        }
+        if let Some(max) = self.stored_max
+            && run.stored_bytes > max.0
+        {
+            problems.push(format!("stored {} bytes, at most {max} expected", run.stored_bytes));
+        }
+        if let Some(min) = self.ratio_min
+            && run.ratio() < min
+        {
+            problems.push(format!("shrank {:.3} times, at least {min} expected", run.ratio()));
+        }
+        if let Some(other) = self.faster_than {
+            problems.extend(slower_than(run, other, runs));
+        }
+        problems.into_iter().map(|problem| Missed { run: run.label(), problem }).collect()
+    }
+}
+
+fn slower_than(run: &Run, other: Method, runs: &[Run]) -> Option<String> {
+    let same_task = |candidate: &&Run| {
+        candidate.method == other
+            && candidate.operation == run.operation
+            && candidate.guests == run.guests
+            && candidate.point == run.point
+    };
+    let Some(rival) = runs.iter().find(same_task) else {
+        return Some(format!("should be faster than {other}, which was not measured"));
+    };
+    (run.makespan_s >= rival.makespan_s)
+        .then(|| format!("took {:.3} s, {other} took {:.3} s", run.makespan_s, rival.makespan_s))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::report::test::runs;
+
+    fn expectation(text: &str) -> Expectation {
+        toml::from_str(text).unwrap()
+    }
+
+    fn problems(text: &str) -> usize {
+        expectation(text).check(&runs()).len()
+    }
+
+    #[test]
+    fn kept_bounds_are_silent() {
+        assert_eq!(problems("makespan-max = \"10 s\""), 0);
+        assert_eq!(problems("method = \"comio\"\nratio-min = 4.0\nstored-max = \"256 MiB\""), 0);
+        assert_eq!(problems("method = \"comio\"\nfaster-than = \"raw\""), 0);
+    }
+
+    #[test]
+    fn each_missed_bound_is_told() {
+        assert_eq!(problems("makespan-max = \"9500 ms\""), 1);
+        assert_eq!(problems("operation = \"save\"\nmakespan-min = \"3 s\""), 1);
+        assert_eq!(problems("method = \"comio\"\nratio-min = 4.1\nstored-max = \"1 MiB\""), 4);
+        assert_eq!(problems("method = \"raw\"\nfaster-than = \"comio\""), 2);
+    }
+
+    #[test]
+    fn an_expectation_about_nothing_is_missed() {
+        assert_eq!(problems("method = \"lz4\"\nratio-min = 1.0"), 1);
+        assert_eq!(problems("method = \"raw\"\nfaster-than = \"lz4\""), 2);
+    }
+}

@@ -1,0 +1,134 @@
+//! Scenario files: what is measured, in TOML.
+//!
+//! A scenario names guests, hosts, a server, an operation and the methods to compare. Every
+//! quantity carries its unit, unknown keys are refused, and an error names the line and what
+//! would be right. `docs/scenarios.md` is the reference.
+
+mod error;
+mod expect;
+mod method;
+mod parse;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::ScenarioError;
+pub use expect::{Expectation, Missed};
+pub use method::Method;
+pub use parse::{ScenarioFile, parse};
+
+use crate::units::{Share, Size};
+
+/// One scenario, or one point of its sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scenario {
+    /// A short name, used in results and file names.
+    pub name: String,
+    /// The question it answers, in one sentence.
+    pub question: String,
+    /// Virtual time and models, or real time and a real server.
+    pub mode: Mode,
+    /// The seed of everything random.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// What happens to the guests.
+    pub operation: Operation,
+    /// What is compared.
+    pub methods: Vec<Method>,
+    /// The guests.
+    pub guests: Guests,
+    /// The machines they run on.
+    #[serde(default)]
+    pub hosts: Hosts,
+    /// The storage server.
+    #[serde(default)]
+    pub server: Server,
+    /// Bounds that the results must keep.
+    #[serde(default)]
+    pub expect: Vec<Expectation>,
+}
+
+fn default_seed() -> u64 {
+    1
+}
+
+/// How time passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Wall time, real bytes, a real server.
+    Real,
+    /// An event clock and models.
+    Virtual,
+}
+
+/// What happens to the guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// All guests are saved.
+    Save,
+    /// All guests are saved, and when the last is safe all are restored.
+    SaveThenRestore,
+}
+
+/// The guests of a scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Guests {
+    /// How many.
+    pub count: usize,
+    /// Memory of each.
+    pub memory: Size,
+    /// Which recorded traces they replay, by name, in turn.
+    pub traces: Vec<String>,
+    /// Which share of a guest's memory is its own; the rest occurs in other guests of the
+    /// same trace too.
+    #[serde(default = "default_private")]
+    pub private: Share,
+}
+
+/// Desktops cloned from one template share 37–42 % of their pages.
+fn default_private() -> Share {
+    Share(0.6)
+}
+
+/// The machines that run the guests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Hosts {
+    /// How many; guests are spread over them in turn.
+    pub count: usize,
+    /// Cores each gives to saving and restoring. In real mode all hosts are this machine and
+    /// share one pool of that many workers.
+    pub cores: usize,
+    /// Memory each may use for buffers (`--memory`).
+    pub memory: Size,
+    /// Connections each opens to the server.
+    pub connections: usize,
+}
+
+impl Default for Hosts {
+    fn default() -> Self {
+        Self { count: 1, cores: 2, memory: Size(64 << 20), connections: 2 }
+    }
+}
+
+/// The storage server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Server {
+    /// In real mode: `"embedded"`, or the `nfs://` URL of a server that runs.
+    pub location: String,
+}
+
+impl Server {
+    /// The location that stands for the server in this program.
+    pub const EMBEDDED: &'static str = "embedded";
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { location: Self::EMBEDDED.to_owned() }
+    }
+}
