@@ -44,7 +44,7 @@ impl Image {
         }
         let head = read(&*reader, 0, BLOCK, &mut cost).await?;
         let superblock = Superblock::parse(&head)?;
-        if len < 3 * BLOCK as u64 || !len.is_multiple_of(BLOCK as u64) {
+        if len < 2 * BLOCK as u64 || !len.is_multiple_of(BLOCK as u64) {
             let problem = format!("an image cannot have {len} bytes: it was cut off (try recover-image)");
             return Err(FormatError::damaged(len, "the footer", problem).into());
         }

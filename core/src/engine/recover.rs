@@ -53,6 +53,9 @@ pub async fn recover(
 ) -> Result<RecoverReport, EngineError> {
     progress.enter(Phase::Moving);
     let found = scan(damaged).await?;
+    if found.parts.is_empty() {
+        return Err(EngineError::Incomplete("not one whole segment was found in it".into()));
+    }
     let create = engine.create_options(&found.superblock.uuid, replace);
     let writer = storage.create(name, create).await?;
     let written = progress.unless_stopped(copy(engine, damaged, &found, &*writer, progress)).await;
