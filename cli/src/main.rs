@@ -7,6 +7,7 @@ mod location;
 mod output;
 mod progress;
 mod session;
+mod world;
 
 use std::process::ExitCode;
 

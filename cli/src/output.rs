@@ -24,7 +24,6 @@ pub(crate) fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 }
 
 /// A file, or standard output, that is complete or absent. Guest memory is for its owner only.
-#[derive(Debug)]
 pub(crate) struct Output {
     writer: BufWriter<Box<dyn Write + Send>>,
     rename: Option<(PathBuf, PathBuf)>,

@@ -1,0 +1,76 @@
+//! `comio scenario`: the testbed.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use comio_simulator::report::{Circumstances, ResultFile};
+use comio_simulator::runner;
+use comio_simulator::scenario::{ScenarioFile, parse};
+use comio_simulator::world::World;
+
+use crate::args::{Scenario, ScenarioRun};
+use crate::exit::Exit;
+use crate::output;
+use crate::world::RealWorld;
+
+pub(super) async fn run(args: Scenario) -> anyhow::Result<Exit> {
+    match args {
+        Scenario::Run(args) => run_scenario(&args).await,
+        Scenario::Check { file } => {
+            let (scenario, _) = load(&file)?;
+            output::say(&format!("{} can be run", scenario.scenario.name));
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// The scenario and the directory of its traces, which stand beside it.
+fn load(file: &Path) -> anyhow::Result<(ScenarioFile, PathBuf)> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+    let traces = file.parent().unwrap_or(Path::new(".")).join("traces");
+    let scenario = parse(&name, &text, &|trace| crate::world::trace_path(&traces, trace).is_file())?;
+    Ok((scenario, traces))
+}
+
+async fn run_scenario(args: &ScenarioRun) -> anyhow::Result<Exit> {
+    let (file, traces) = load(&args.file)?;
+    let world = RealWorld::new(traces);
+    let outcome = runner::run(&file, &world).await?;
+    let directory =
+        args.output.clone().unwrap_or_else(|| Path::new("results").join(&file.scenario.name));
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    for result in outcome.results.files()? {
+        write(&directory, &result)?;
+    }
+    write(&directory, &circumstances(&world).file())?;
+    if args.json {
+        output::json(&outcome.results)?;
+    } else {
+        output::data(&outcome.results.table().to_string())?;
+    }
+    output::say(&format!("results are in {}", directory.display()));
+    for missed in &outcome.missed {
+        output::say(&format!("missed: {missed}"));
+    }
+    Ok(if outcome.missed.is_empty() { Exit::Done } else { Exit::Missed })
+}
+
+fn write(directory: &Path, file: &ResultFile) -> anyhow::Result<()> {
+    let path = directory.join(&file.name);
+    std::fs::write(&path, &file.contents).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "when a run ended is noted beside its results")]
+fn circumstances(world: &RealWorld) -> Circumstances {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    Circumstances {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        machine: format!("{} {}, {cores} cores", std::env::consts::OS, std::env::consts::ARCH),
+        ended_unix_s: now.as_secs(),
+        wall_s: world.now().as_secs_f64(),
+    }
+}

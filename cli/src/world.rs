@@ -1,0 +1,112 @@
+//! The real world for the testbed: its clock, threads, files and servers.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use comio_backends::embedded::EmbeddedServer;
+use comio_backends::local::LocalStorage;
+use comio_backends::nfs::{NfsStorage, NfsUrl};
+use comio_backends::pool::WorkerPool;
+use comio_core::compute::Compute;
+use comio_core::storage::{ObjectReader, Storage};
+use comio_simulator::scenario::Server;
+use comio_simulator::world::{RunningServer, World, WorldError};
+
+use crate::output;
+
+/// Threads of the embedded server: enough that it is not what is measured.
+const SERVER_THREADS: usize = 2;
+
+/// This machine.
+pub(crate) struct RealWorld {
+    started: Instant,
+    traces: PathBuf,
+}
+
+impl RealWorld {
+    /// A world whose traces are in the directory `traces`.
+    #[expect(clippy::disallowed_methods, reason = "this is the testbed's clock")]
+    pub(crate) fn new(traces: PathBuf) -> Self {
+        Self { started: Instant::now(), traces }
+    }
+}
+
+/// The file of the trace `name`.
+pub(crate) fn trace_path(traces: &Path, name: &str) -> PathBuf {
+    traces.join(format!("{name}.comio"))
+}
+
+#[async_trait]
+impl World for RealWorld {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn uuid(&self) -> [u8; 16] {
+        uuid::Uuid::new_v4().into_bytes()
+    }
+
+    fn compute(&self, workers: usize) -> Result<Arc<dyn Compute>, WorldError> {
+        Ok(Arc::new(WorkerPool::new(workers)?))
+    }
+
+    async fn trace(&self, name: &str) -> Result<Box<dyn ObjectReader>, WorldError> {
+        let storage = LocalStorage::open(&self.traces, self.compute(1)?)?;
+        Ok(storage.open(&format!("{name}.comio")).await?)
+    }
+
+    async fn start_server(&self, server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {
+        if server.location != Server::EMBEDDED {
+            return Ok(Box::new(External { url: server.location.clone() }));
+        }
+        let directory = tempfile::Builder::new().prefix("comio-scenario-").tempdir()?;
+        let server = EmbeddedServer::start(directory.path(), SERVER_THREADS)?;
+        Ok(Box::new(Embedded { server, directory }))
+    }
+
+    fn tell(&self, words: &str) {
+        output::say(words);
+    }
+}
+
+/// The server in this process, over a directory that goes with it.
+struct Embedded {
+    server: EmbeddedServer,
+    directory: tempfile::TempDir,
+}
+
+#[async_trait]
+impl RunningServer for Embedded {
+    async fn connect(&self, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
+        connect(&self.server.url(), connections).await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), WorldError> {
+        drop(self.server);
+        Ok(self.directory.close()?)
+    }
+}
+
+/// A server that runs anyway.
+struct External {
+    url: String,
+}
+
+#[async_trait]
+impl RunningServer for External {
+    async fn connect(&self, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
+        connect(&self.url, connections).await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), WorldError> {
+        Ok(())
+    }
+}
+
+async fn connect(url: &str, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
+    let mut url = NfsUrl::parse(url)?;
+    url.options.connections = connections.max(1);
+    Ok(Arc::new(NfsStorage::connect(&url).await?))
+}
