@@ -1,5 +1,8 @@
 //! Backends of ComIO: what is real at either end of the engine.
 
+pub mod embedded;
+pub mod local;
+pub mod nfs;
 pub mod pool;
 pub mod tape;
 pub mod xen;

@@ -1,0 +1,343 @@
+//! The NFS procedures that are used, typed.
+
+use std::sync::Arc;
+
+use nfs3_types::nfs3::{
+    COMMIT3args, CREATE3args, FSINFO3args, FSINFO3resok, FSSTAT3args, FSSTAT3resok, GETATTR3args, LINK3args,
+    LOOKUP3args, NFS_PROGRAM, Nfs3Option, READ3args, READDIRPLUS3args, REMOVE3args, RENAME3args,
+    SETATTR3args, cookieverf3, createhow3, createverf3, diropargs3, fattr3, filename3, nfs_fh3, nfsstat3,
+    sattr3, set_mtime, stable_how, wcc_data, writeverf3,
+};
+use nfs3_types::xdr_codec::{Opaque, Pack};
+
+use super::connection::{Connection, Reply, Request};
+use super::errors::Trouble;
+use super::message::encode_call;
+use super::records::Target;
+use super::server::{Answer, Server};
+use super::xdr::{Cursor, Malformed};
+
+/// The longest file handle of NFSv3.
+const HANDLE_BYTES_MAX: usize = 64;
+const FILE_NAME_BYTES_MAX: usize = 1024;
+/// Directory pages asked for.
+const DIRECTORY_PAGE_BYTES: u32 = 64 << 10;
+/// COMMIT may flush much: it gets this many times the usual patience.
+const COMMIT_PATIENCE: u32 = 10;
+
+/// What LOOKUP tells.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) handle: nfs_fh3,
+    pub(super) attributes: Option<fattr3>,
+}
+
+/// What CREATE tells.
+#[derive(Debug)]
+pub(super) struct Created {
+    /// Servers may leave it to a LOOKUP.
+    pub(super) handle: Option<nfs_fh3>,
+}
+
+/// One name of a directory.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: Vec<u8>,
+    pub(super) cookie: u64,
+    pub(super) attributes: Option<fattr3>,
+}
+
+/// A part of a directory.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) entries: Vec<Entry>,
+    pub(super) verifier: cookieverf3,
+    pub(super) end: bool,
+}
+
+/// Whether a call was repeated because its first answer was lost, beside its result.
+#[derive(Debug)]
+pub(super) struct Repeatable<T> {
+    pub(super) result: Result<T, Trouble>,
+    pub(super) repeated: bool,
+}
+
+fn in_directory<'a>(directory: &nfs_fh3, name: &'a str) -> diropargs3<'a> {
+    diropargs3 { dir: directory.clone(), name: filename3(Opaque::borrowed(name.as_bytes())) }
+}
+
+/// Checks the status and gives the rest of the results.
+fn results(reply: &Reply) -> Result<Cursor<'_>, Trouble> {
+    let Reply::Results(results) = reply else {
+        return Err(Malformed("read data where none was asked for").into());
+    };
+    let mut cursor = Cursor::new(results);
+    match cursor.status()? {
+        nfsstat3::NFS3_OK => Ok(cursor),
+        status => Err(Trouble::Status(status)),
+    }
+}
+
+fn handle(cursor: &mut Cursor<'_>) -> Result<nfs_fh3, Malformed> {
+    Ok(nfs_fh3 { data: Opaque::owned(cursor.opaque(HANDLE_BYTES_MAX)?.to_vec()) })
+}
+
+fn optional_handle(cursor: &mut Cursor<'_>) -> Result<Option<nfs_fh3>, Malformed> {
+    if cursor.bool()? { handle(cursor).map(Some) } else { Ok(None) }
+}
+
+impl Server {
+    fn request(&self, procedure: NFS_PROGRAM, args: &impl Pack) -> Request {
+        let head = encode_call(procedure, &self.credential, args);
+        Request { head, data: None, target: None, patience: self.patience }
+    }
+
+    async fn simple(&self, procedure: NFS_PROGRAM, args: &(impl Pack + Sync)) -> Result<Answer, Trouble> {
+        Ok(self.call(&|| self.request(procedure, args)).await?)
+    }
+
+    pub(super) async fn get_attributes(&self, object: &nfs_fh3) -> Result<fattr3, Trouble> {
+        let args = GETATTR3args { object: object.clone() };
+        let answer = self.simple(NFS_PROGRAM::NFSPROC3_GETATTR, &args).await?;
+        Ok(results(&answer.reply)?.unpack()?)
+    }
+
+    pub(super) async fn lookup(&self, directory: &nfs_fh3, name: &str) -> Result<Found, Trouble> {
+        let args = LOOKUP3args { what: in_directory(directory, name) };
+        let answer = self.simple(NFS_PROGRAM::NFSPROC3_LOOKUP, &args).await?;
+        let mut cursor = results(&answer.reply)?;
+        Ok(Found { handle: handle(&mut cursor)?, attributes: cursor.attributes()? })
+    }
+
+    pub(super) async fn fsinfo(&self, root: &nfs_fh3) -> Result<FSINFO3resok, Trouble> {
+        let args = FSINFO3args { fsroot: root.clone() };
+        let answer = self.simple(NFS_PROGRAM::NFSPROC3_FSINFO, &args).await?;
+        Ok(results(&answer.reply)?.unpack()?)
+    }
+
+    pub(super) async fn fsstat(&self, root: &nfs_fh3) -> Result<FSSTAT3resok, Trouble> {
+        let args = FSSTAT3args { fsroot: root.clone() };
+        let answer = self.simple(NFS_PROGRAM::NFSPROC3_FSSTAT, &args).await?;
+        Ok(results(&answer.reply)?.unpack()?)
+    }
+
+    /// Creates a file that nobody else created: a repeated call with the same verifier
+    /// succeeds again, another one does not.
+    pub(super) async fn create_exclusive(
+        &self,
+        directory: &nfs_fh3,
+        name: &str,
+        verifier: u64,
+    ) -> Result<Created, Trouble> {
+        let how = createhow3::EXCLUSIVE(createverf3(verifier.to_be_bytes()));
+        self.create(directory, name, how).await.result
+    }
+
+    /// Creates a file if the name is free, on servers that cannot do so exclusively.
+    pub(super) async fn create_guarded(&self, directory: &nfs_fh3, name: &str) -> Repeatable<Created> {
+        self.create(directory, name, createhow3::GUARDED(private())).await
+    }
+
+    async fn create(&self, directory: &nfs_fh3, name: &str, how: createhow3) -> Repeatable<Created> {
+        let args = CREATE3args { where_: in_directory(directory, name), how };
+        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_CREATE, &args).await, |cursor| {
+            Ok(Created { handle: optional_handle(cursor)? })
+        })
+    }
+
+    /// Gives the file mode 0600, and times again after an exclusive create has used their
+    /// fields for its verifier.
+    pub(super) async fn make_private(&self, file: &nfs_fh3) -> Result<(), Trouble> {
+        let args = SETATTR3args { object: file.clone(), new_attributes: private(), guard: Nfs3Option::None };
+        let answer = self.simple(NFS_PROGRAM::NFSPROC3_SETATTR, &args).await?;
+        results(&answer.reply).map(drop)
+    }
+
+    pub(super) async fn remove_name(&self, directory: &nfs_fh3, name: &str) -> Repeatable<()> {
+        let args = REMOVE3args { object: in_directory(directory, name) };
+        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_REMOVE, &args).await, |_| Ok(()))
+    }
+
+    pub(super) async fn rename(&self, directory: &nfs_fh3, from: &str, to: &str) -> Repeatable<()> {
+        let args = RENAME3args { from: in_directory(directory, from), to: in_directory(directory, to) };
+        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_RENAME, &args).await, |_| Ok(()))
+    }
+
+    pub(super) async fn link(&self, file: &nfs_fh3, directory: &nfs_fh3, name: &str) -> Repeatable<()> {
+        let args = LINK3args { file: file.clone(), link: in_directory(directory, name) };
+        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_LINK, &args).await, |_| Ok(()))
+    }
+
+    pub(super) async fn read_directory(
+        &self,
+        directory: &nfs_fh3,
+        cookie: u64,
+        verifier: cookieverf3,
+    ) -> Result<Page, Trouble> {
+        let args = READDIRPLUS3args {
+            dir: directory.clone(),
+            cookie,
+            cookieverf: verifier,
+            dircount: DIRECTORY_PAGE_BYTES,
+            maxcount: DIRECTORY_PAGE_BYTES,
+        };
+        let answer = self.simple(NFS_PROGRAM::NFSPROC3_READDIRPLUS, &args).await?;
+        let mut cursor = results(&answer.reply)?;
+        cursor.attributes()?;
+        let verifier = cursor.unpack()?;
+        let mut entries = Vec::new();
+        while cursor.bool()? {
+            entries.push(entry(&mut cursor)?);
+        }
+        Ok(Page { entries, verifier, end: cursor.bool()? })
+    }
+
+    /// Reads into `target`; gives how many bytes came and whether the file ends there.
+    pub(super) async fn read(
+        &self,
+        file: &nfs_fh3,
+        offset: u64,
+        target: &Target,
+    ) -> Result<(usize, bool), Trouble> {
+        let count = u32::try_from(target.len()).expect("transfers are bounded to some MiB");
+        let args = READ3args { file: file.clone(), offset, count };
+        let request =
+            || Request { target: Some(target.clone()), ..self.request(NFS_PROGRAM::NFSPROC3_READ, &args) };
+        let answer = self.transfer(target.len(), &request).await?;
+        match answer.reply {
+            Reply::Read { len, eof } => Ok((len, eof)),
+            reply @ Reply::Results(_) => {
+                results(&reply)?;
+                Err(Malformed("a READ without data").into())
+            }
+        }
+    }
+
+    /// Writes a part of a buffer, UNSTABLE.
+    pub(super) async fn write(
+        &self,
+        file: &nfs_fh3,
+        offset: u64,
+        data: &super::held::Part,
+    ) -> Result<WriteDone, Trouble> {
+        let args = WriteHead { file, offset, len: data.len() };
+        let request = || Request {
+            data: Some((Arc::clone(&data.buffer), data.range.clone())),
+            ..self.request(NFS_PROGRAM::NFSPROC3_WRITE, &args)
+        };
+        let answer = self.transfer(data.len(), &request).await?;
+        let mut cursor = results(&answer.reply)?;
+        let _: wcc_data = cursor.unpack()?;
+        let count = cursor.u32()? as usize;
+        let committed: stable_how = cursor.unpack()?;
+        let verifier = cursor.unpack()?;
+        if count == 0 || count > data.len() {
+            return Err(Malformed("a WRITE of none or of more bytes than were sent").into());
+        }
+        let stable = committed != stable_how::UNSTABLE;
+        Ok(WriteDone { len: count, stable, verifier, connection: answer.connection })
+    }
+
+    /// Commits the whole file over just this connection, without another attempt: that its
+    /// answer came over the same connection as the writes' is what makes it count for them.
+    pub(super) async fn commit_over(
+        &self,
+        connection: &Connection,
+        file: &nfs_fh3,
+    ) -> Result<writeverf3, CommitTrouble> {
+        let _outstanding = self.status.begin();
+        let args = COMMIT3args { file: file.clone(), offset: 0, count: 0 };
+        let mut request = self.request(NFS_PROGRAM::NFSPROC3_COMMIT, &args);
+        request.patience *= COMMIT_PATIENCE;
+        let reply = connection.call(request).await.map_err(|error| match error {
+            super::connection::CallError::Refused(refusal) => {
+                CommitTrouble::Final(super::server::ServerError::Refused(refusal).into())
+            }
+            _ => CommitTrouble::Again,
+        })?;
+        let mut cursor = match results(&reply) {
+            Err(Trouble::Status(nfsstat3::NFS3ERR_JUKEBOX)) => return Err(CommitTrouble::Later),
+            result => result?,
+        };
+        let _: wcc_data = cursor.unpack()?;
+        Ok(cursor.unpack()?)
+    }
+}
+
+/// Why a COMMIT did not succeed.
+#[derive(Debug)]
+pub(super) enum CommitTrouble {
+    /// The connection is gone, and what was written over it may be too.
+    Again,
+    /// The server asks to try again later.
+    Later,
+    Final(Trouble),
+}
+
+impl<T: Into<Trouble>> From<T> for CommitTrouble {
+    fn from(trouble: T) -> Self {
+        Self::Final(trouble.into())
+    }
+}
+
+/// A WRITE that succeeded.
+#[derive(Debug)]
+pub(super) struct WriteDone {
+    /// Bytes taken, maybe fewer than were sent.
+    pub(super) len: usize,
+    /// On stable storage already.
+    pub(super) stable: bool,
+    /// Of the server's life that has the data in memory.
+    pub(super) verifier: writeverf3,
+    pub(super) connection: Arc<Connection>,
+}
+
+fn private() -> sattr3 {
+    sattr3 { mode: Nfs3Option::Some(0o600), mtime: set_mtime::SET_TO_SERVER_TIME, ..sattr3::default() }
+}
+
+fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Malformed> {
+    let _file_id = cursor.u64()?;
+    let name = cursor.opaque(FILE_NAME_BYTES_MAX)?.to_vec();
+    let cookie = cursor.u64()?;
+    let attributes = cursor.attributes()?;
+    optional_handle(cursor)?;
+    Ok(Entry { name, cookie, attributes })
+}
+
+fn repeatable<T>(
+    answer: Result<Answer, Trouble>,
+    read: impl FnOnce(&mut Cursor<'_>) -> Result<T, Malformed>,
+) -> Repeatable<T> {
+    match answer {
+        Err(trouble) => Repeatable { result: Err(trouble), repeated: false },
+        Ok(answer) => {
+            let result = results(&answer.reply).and_then(|mut cursor| Ok(read(&mut cursor)?));
+            Repeatable { result, repeated: answer.repeated }
+        }
+    }
+}
+
+/// WRITE's arguments up to the data itself, which is sent from where it is.
+struct WriteHead<'a> {
+    file: &'a nfs_fh3,
+    offset: u64,
+    len: usize,
+}
+
+impl Pack for WriteHead<'_> {
+    fn packed_size(&self) -> usize {
+        self.file.packed_size() + 8 + 4 + 4 + 4
+    }
+
+    fn pack(&self, out: &mut impl std::io::Write) -> nfs3_types::xdr_codec::Result<usize> {
+        let len =
+            u32::try_from(self.len).map_err(|_| nfs3_types::xdr_codec::Error::ObjectTooLarge(self.len))?;
+        self.file.pack(out)?;
+        self.offset.pack(out)?;
+        len.pack(out)?;
+        stable_how::UNSTABLE.pack(out)?;
+        len.pack(out)?;
+        Ok(self.packed_size())
+    }
+}

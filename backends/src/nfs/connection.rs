@@ -1,0 +1,357 @@
+//! One TCP connection and the task that owns it.
+//!
+//! Calls go to the owner through a queue and come back through a oneshot each, so a caller
+//! may be cancelled at any point: the owner still writes the whole record and still reads its
+//! reply, and the stream stays in step. Several calls are under way at once; replies come in
+//! any order.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use comio_core::buffer::Buffer;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+use super::message::{MARK_BYTES, Refusal, address_call, read_reply_header};
+use super::records::{RecordReader, Target};
+use super::status::{Moves, Status};
+use super::time::{Instant, now, sleep, spawn_owner};
+use super::xdr::{Cursor, Malformed};
+
+/// The longest reply that carries no read data. Directory pages are asked for below this.
+const REPLY_BYTES_MAX: usize = 256 << 10;
+/// Everything of a READ reply before its data fits into this.
+const READ_HEAD_BYTES_MAX: usize = 640;
+/// How often overdue calls are looked for.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// Calls waiting for their turn to be written.
+const QUEUE: usize = 32;
+
+/// What is to be sent.
+#[derive(Debug)]
+pub(super) struct Request {
+    /// From [`encode_call`](super::message::encode_call).
+    pub(super) head: Vec<u8>,
+    /// Opaque bytes that end the arguments, not copied.
+    pub(super) data: Option<(Arc<Buffer>, Range<usize>)>,
+    /// Where a READ's data goes.
+    pub(super) target: Option<Target>,
+    /// How long the call may wait while nothing moves.
+    pub(super) patience: Duration,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// The results, from the status on.
+    Results(Vec<u8>),
+    /// A READ that succeeded: so many bytes are in the target, and whether the file ends there.
+    Read { len: usize, eof: bool },
+}
+
+/// Why a call has no results.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum CallError {
+    /// The connection is gone; whether the call was carried out is not known.
+    #[error("{0}")]
+    Lost(String),
+    /// The server sends what no server may send; the connection is gone.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The server refused; the connection is well.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl From<io::Error> for CallError {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+type Outcome = Result<Reply, CallError>;
+
+struct Call {
+    request: Request,
+    done: oneshot::Sender<Outcome>,
+}
+
+/// A call that was sent.
+struct Pending {
+    done: oneshot::Sender<Outcome>,
+    target: Option<Target>,
+    sent: Instant,
+    patience: Duration,
+}
+
+/// The callers' end of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Never used twice.
+    pub(super) id: u64,
+    calls: mpsc::Sender<Call>,
+}
+
+impl Connection {
+    /// Starts the owner of `io`.
+    pub(super) fn start<IO>(id: u64, io: IO, status: Arc<Status>) -> Self
+    where
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (calls, queue) = mpsc::channel(QUEUE);
+        spawn_owner(own(io, queue, status));
+        Self { id, calls }
+    }
+
+    /// Whether the owner has ended.
+    pub(super) fn is_lost(&self) -> bool {
+        self.calls.is_closed()
+    }
+
+    /// Sends a call and waits for its outcome. Cancel-safe.
+    pub(super) async fn call(&self, request: Request) -> Outcome {
+        let (done, outcome) = oneshot::channel();
+        let lost = || CallError::Lost("the connection was lost".to_owned());
+        self.calls.send(Call { request, done }).await.map_err(|_| lost())?;
+        outcome.await.unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+/// Calls without their replies, by transaction number.
+#[derive(Default)]
+struct Waiting(Mutex<BTreeMap<u32, Pending>>);
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Pending>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn own<IO>(io: IO, mut queue: mpsc::Receiver<Call>, status: Arc<Status>)
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let waiting = Waiting::default();
+    let moves = Moves::new(Arc::clone(&status));
+    let (read, write) = tokio::io::split(io);
+    let end = tokio::select! {
+        biased;
+        error = receive(read, &waiting, &moves) => Some(error),
+        end = send(write, &mut queue, &waiting, &moves) => end.err().map(CallError::from),
+        () = watch(&waiting, &moves) => Some(CallError::Lost("no answer within the time limit".to_owned())),
+    };
+    queue.close();
+    // Without an error the callers are gone, and with them everybody who would listen.
+    let Some(error) = end else { return };
+    status.failed(&error.to_string());
+    let pending = std::mem::take(&mut *waiting.lock());
+    for (_, pending) in pending {
+        let _ = pending.done.send(Err(error.clone()));
+    }
+    while let Some(call) = queue.recv().await {
+        let _ = call.done.send(Err(error.clone()));
+    }
+}
+
+/// Writes calls until the callers are gone.
+async fn send<IO: AsyncWrite>(
+    mut io: WriteHalf<IO>,
+    queue: &mut mpsc::Receiver<Call>,
+    waiting: &Waiting,
+    moves: &Moves,
+) -> io::Result<()> {
+    let mut xid = 0u32;
+    while let Some(Call { request, done }) = queue.recv().await {
+        xid = xid.wrapping_add(1);
+        let Request { mut head, data, target, patience } = request;
+        let data_len = data.as_ref().map_or(0, |(_, range)| range.len());
+        address_call(&mut head, xid, data_len);
+        waiting.lock().insert(xid, Pending { done, target, sent: now(), patience });
+        let bytes = data.as_ref().map_or(&[][..], |(buffer, range)| &buffer[range.clone()]);
+        let padding = &[0; 3][..data_len.next_multiple_of(4) - data_len];
+        write_all(&mut io, [&head, bytes, padding], moves).await?;
+        if let Some(pending) = waiting.lock().get_mut(&xid) {
+            pending.sent = now();
+        }
+    }
+    Ok(())
+}
+
+async fn write_all<IO: AsyncWrite>(
+    io: &mut WriteHalf<IO>,
+    mut parts: [&[u8]; 3],
+    moves: &Moves,
+) -> io::Result<()> {
+    while parts.iter().any(|part| !part.is_empty()) {
+        let mut written = io.write_vectored(&parts.map(IoSlice::new)).await?;
+        if written == 0 {
+            return Err(io::Error::new(io::ErrorKind::WriteZero, "the connection takes no more bytes"));
+        }
+        moves.moved();
+        for part in &mut parts {
+            let done = written.min(part.len());
+            *part = &part[done..];
+            written -= done;
+        }
+    }
+    Ok(())
+}
+
+/// Ends when a call has waited too long while nothing moved.
+async fn watch(waiting: &Waiting, moves: &Moves) {
+    loop {
+        let left = |call: &Pending| call.patience.saturating_sub(moves.silence_since(call.sent));
+        let left = waiting.lock().values().map(left).min();
+        match left {
+            Some(Duration::ZERO) => return,
+            Some(left) => sleep(left.min(WATCH_INTERVAL)).await,
+            None => sleep(WATCH_INTERVAL).await,
+        }
+    }
+}
+
+/// Reads replies for ever; gives the reason why it cannot go on.
+async fn receive<IO: AsyncRead>(io: ReadHalf<IO>, waiting: &Waiting, moves: &Moves) -> CallError {
+    let mut reader = RecordReader::new(io, moves);
+    loop {
+        if let Err(error) = receive_one(&mut reader, waiting, moves).await {
+            return error;
+        }
+    }
+}
+
+async fn receive_one<R: AsyncRead + Unpin>(
+    reader: &mut RecordReader<'_, R>,
+    waiting: &Waiting,
+    moves: &Moves,
+) -> Result<(), CallError> {
+    let (len, last) = reader.mark().await?;
+    if len < 4 {
+        return Err(Malformed("a record without a transaction number").into());
+    }
+    let mut head = Vec::with_capacity(len.min(READ_HEAD_BYTES_MAX));
+    reader.append(&mut head, len.min(READ_HEAD_BYTES_MAX)).await?;
+    let xid = Cursor::new(&head).u32()?;
+    let Some(pending) = waiting.lock().remove(&xid) else {
+        // A second reply to the same call, say: no harm.
+        tracing::debug!(xid, "a reply to no call");
+        return skip_record(reader, len - head.len(), last).await;
+    };
+    let outcome = receive_reply(reader, head, len, last, pending.target.as_ref()).await;
+    let (outcome, end) = match outcome {
+        Err(error @ (CallError::Lost(_) | CallError::Malformed(_))) => (Err(error.clone()), Err(error)),
+        outcome => (outcome, Ok(())),
+    };
+    if end.is_ok() {
+        moves.status.answered();
+    }
+    // A caller that was cancelled does not listen any more.
+    let _ = pending.done.send(outcome);
+    end
+}
+
+async fn skip_record<R: AsyncRead + Unpin>(
+    reader: &mut RecordReader<'_, R>,
+    mut rest: usize,
+    mut last: bool,
+) -> Result<(), CallError> {
+    loop {
+        reader.skip(rest).await?;
+        if last {
+            return Ok(());
+        }
+        (rest, last) = reader.mark().await?;
+    }
+}
+
+/// Reads the rest of a reply of which `head` has arrived, `len` being its fragment's length.
+async fn receive_reply<R: AsyncRead + Unpin>(
+    reader: &mut RecordReader<'_, R>,
+    mut head: Vec<u8>,
+    len: usize,
+    last: bool,
+    target: Option<&Target>,
+) -> Outcome {
+    let reply_bytes_max = REPLY_BYTES_MAX + target.map_or(0, Target::len);
+    let mut rest = len - head.len();
+    if rest + head.len() > reply_bytes_max {
+        return Err(Malformed("a reply longer than what was asked for").into());
+    }
+    if !last || target.is_none() {
+        reader.append(&mut head, rest).await?;
+        gather_fragments(reader, &mut head, last, reply_bytes_max).await?;
+        rest = 0;
+    }
+    let mut cursor = Cursor::new(&head);
+    cursor.u32()?;
+    read_reply_header(&mut cursor)??;
+    let results_at = head.len() - cursor.remaining();
+    if let Some(target) = target
+        && let Some((len, eof)) = read_read_head(&mut cursor)?
+    {
+        let arrived_at = head.len() - cursor.remaining();
+        receive_data(reader, &head[arrived_at..], rest, len, target).await?;
+        return Ok(Reply::Read { len, eof });
+    }
+    reader.append(&mut head, rest).await?;
+    Ok(Reply::Results(head.split_off(results_at)))
+}
+
+async fn gather_fragments<R: AsyncRead + Unpin>(
+    reader: &mut RecordReader<'_, R>,
+    record: &mut Vec<u8>,
+    mut last: bool,
+    record_bytes_max: usize,
+) -> Result<(), CallError> {
+    while !last {
+        let len;
+        (len, last) = reader.mark().await?;
+        if record.len() + len > record_bytes_max {
+            return Err(Malformed("a reply longer than what was asked for").into());
+        }
+        reader.append(record, len).await?;
+    }
+    Ok(())
+}
+
+/// A successful READ's results up to the data: its length, and whether the file ends there.
+/// `None` for a READ that failed; its results are left to the caller.
+fn read_read_head(cursor: &mut Cursor<'_>) -> Result<Option<(usize, bool)>, Malformed> {
+    if cursor.u32()? != 0 {
+        return Ok(None);
+    }
+    cursor.attributes()?;
+    let count = cursor.u32()?;
+    let eof = cursor.bool()?;
+    if cursor.u32()? != count {
+        return Err(Malformed("a READ whose count is not its data's length"));
+    }
+    Ok(Some((count as usize, eof)))
+}
+
+/// Moves `len` bytes of read data, of which `arrived` is here and `rest` bytes (padding
+/// included) are still to come, into the target.
+async fn receive_data<R: AsyncRead + Unpin>(
+    reader: &mut RecordReader<'_, R>,
+    arrived: &[u8],
+    rest: usize,
+    len: usize,
+    target: &Target,
+) -> Result<(), CallError> {
+    if len > target.len() {
+        return Err(Malformed("more data than was asked for").into());
+    }
+    if arrived.len() + rest != len.next_multiple_of(4) {
+        return Err(Malformed("a READ whose data is not as long as it says").into());
+    }
+    let here = arrived.len().min(len);
+    target.put(0, &arrived[..here]);
+    reader.fill_target(target, here..len).await?;
+    reader.skip(rest - (len - here)).await?;
+    Ok(())
+}
+
+const _: () = assert!(MARK_BYTES == 4 && READ_HEAD_BYTES_MAX > 28 + 400 + 104);

@@ -1,0 +1,131 @@
+//! Whether the server answers: kept for progress lines, for `soft` and for the log.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::time::{Instant, now};
+
+/// From when on a silence is worth a word.
+const SILENCE_WORTH_TELLING: Duration = Duration::from_secs(2);
+
+/// What is known about one server, shared by its connections and callers.
+#[derive(Debug)]
+pub(super) struct Status {
+    server: String,
+    origin: Instant,
+    /// When a byte last went in either direction, in milliseconds after `origin`.
+    moved_ms: AtomicU64,
+    /// Calls that wait for an answer, and since when there is at least one.
+    outstanding: AtomicUsize,
+    busy_since_ms: AtomicU64,
+    /// Why the last connection was lost, while none has answered since.
+    trouble: Mutex<Option<String>>,
+}
+
+impl Status {
+    pub(super) fn new(server: String) -> Self {
+        Self {
+            server,
+            origin: now(),
+            moved_ms: AtomicU64::new(0),
+            outstanding: AtomicUsize::new(0),
+            busy_since_ms: AtomicU64::new(0),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes went to or came from the server.
+    fn moved(&self) {
+        self.moved_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// A reply came: whatever was wrong is over.
+    pub(super) fn answered(&self) {
+        if let Some(trouble) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tracing::info!(server = self.server, was = trouble, "the NFS server answers again");
+        }
+    }
+
+    /// A connection was lost or could not be made.
+    pub(super) fn failed(&self, why: &str) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_none() {
+            tracing::warn!(server = self.server, why, "no connection to the NFS server; trying again");
+        }
+        *trouble = Some(why.to_owned());
+    }
+
+    /// Why there is no connection, as far as that is known.
+    pub(super) fn last_trouble(&self) -> String {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.clone().unwrap_or_else(|| "it is connected, but silent".to_owned())
+    }
+
+    /// Counts a call as outstanding until the guard is dropped.
+    pub(super) fn begin(&self) -> Outstanding<'_> {
+        if self.outstanding.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.busy_since_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+        Outstanding(self)
+    }
+
+    /// How long nothing has moved although something should, seen by a call begun at `since`.
+    pub(super) fn silence_since(&self, since: Instant) -> Duration {
+        let moved = self.origin + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        moved.max(since).elapsed()
+    }
+
+    /// See [`Storage::waiting`](comio_core::storage::Storage::waiting).
+    pub(super) fn waiting(&self) -> Option<String> {
+        if self.outstanding.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let since = Duration::from_millis(self.busy_since_ms.load(Ordering::Relaxed));
+        let silence = self.silence_since(self.origin + since);
+        if silence < SILENCE_WORTH_TELLING {
+            return None;
+        }
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = trouble.as_deref().map_or(String::new(), |why| format!(" ({why})"));
+        Some(format!("waiting for the NFS server {} for {} s{why}", self.server, silence.as_secs()))
+    }
+}
+
+/// The same for one connection: others of the server may be well while this one hangs.
+#[derive(Debug)]
+pub(super) struct Moves {
+    pub(super) status: Arc<Status>,
+    moved_ms: AtomicU64,
+}
+
+impl Moves {
+    pub(super) fn new(status: Arc<Status>) -> Self {
+        Self { moved_ms: AtomicU64::new(status.now_ms()), status }
+    }
+
+    /// Bytes went over the connection.
+    pub(super) fn moved(&self) {
+        self.moved_ms.store(self.status.now_ms(), Ordering::Relaxed);
+        self.status.moved();
+    }
+
+    /// How long nothing has moved on it, seen by a call sent at `since`.
+    pub(super) fn silence_since(&self, since: Instant) -> Duration {
+        let moved = self.status.origin + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        moved.max(since).elapsed()
+    }
+}
+
+/// A call that waits for its answer.
+pub(super) struct Outstanding<'a>(&'a Status);
+
+impl Drop for Outstanding<'_> {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
