@@ -2,8 +2,12 @@
 //!
 //! A fixed number of named threads takes jobs from two queues. File I/O goes first: its jobs
 //! are short (one batch at most) and every read that waits behind encoding is encoding that
-//! cannot begin. Callers bound how much I/O they have under way (by page buffers); compute
-//! jobs are bounded here.
+//! cannot begin.
+//!
+//! The threads are bounded, the queues are not: every job works on a buffer of a
+//! [`BufferPool`](comio_core::buffer::BufferPool), which bounds how many there can be. A limit
+//! here would be a trap besides: its places could be held by futures that nobody polls while
+//! their owner waits for one more.
 //!
 //! A job that panics fails its own caller with [`ComputeError`]; the thread goes on.
 
@@ -19,10 +23,6 @@ use std::thread::{self, JoinHandle};
 use async_trait::async_trait;
 use comio_core::compute::{Compute, ComputeError, Job};
 use futures::channel::oneshot;
-use tokio::sync::Semaphore;
-
-/// Compute jobs taken in, waiting or running, for each worker; more callers wait outside.
-const JOBS_PER_WORKER: usize = 4;
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -74,7 +74,6 @@ impl Shared {
 /// those that have.
 pub struct WorkerPool {
     shared: Arc<Shared>,
-    room: Semaphore,
     threads: Vec<JoinHandle<()>>,
     workers: usize,
 }
@@ -105,12 +104,7 @@ impl WorkerPool {
     }
 
     fn empty(workers: usize) -> Self {
-        Self {
-            shared: Arc::default(),
-            room: Semaphore::new(workers.saturating_mul(JOBS_PER_WORKER).min(Semaphore::MAX_PERMITS)),
-            threads: Vec::new(),
-            workers,
-        }
+        Self { shared: Arc::default(), threads: Vec::new(), workers }
     }
 
     fn spawn(&self, name: String) -> io::Result<JoinHandle<()>> {
@@ -151,7 +145,6 @@ impl Compute for WorkerPool {
     }
 
     async fn run(&self, job: Job) -> Result<(), ComputeError> {
-        let _room = self.room.acquire().await.map_err(|_| ComputeError)?;
         let (task, handle) = with_result(job);
         self.push(|queues| queues.compute.push_back(task));
         handle.await.map(|_work| ())
@@ -254,6 +247,17 @@ mod test {
             })
         })));
         assert!((1..=2).contains(&most.load(Ordering::SeqCst)));
+    }
+
+    #[test]
+    fn finished_jobs_that_nobody_asks_after_hold_up_no_other() {
+        let pool = WorkerPool::new(1).unwrap();
+        let mut begun: Vec<_> = (0..100).map(|i| Box::pin(run(&pool, move || (i, Work::Other)))).collect();
+        for job in &mut begun {
+            // Whether it is done by now does not matter: it is never asked again.
+            let _ = job.as_mut().now_or_never();
+        }
+        assert_eq!(block_on(run(&pool, || (7, Work::Other))), Ok(7));
     }
 
     #[test]
