@@ -164,6 +164,12 @@ fn paired(iterations: u64, speedups: &mut Vec<f64>, mut pass: impl FnMut(bool)) 
     total
 }
 
+/// What this thread has used of a core: other load on the machine does not count.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("a thread's time is positive")
+}
+
 fn coded(pages: &[Page], mut encode: impl FnMut(&Page, &mut [u8]) -> PageCode) -> Vec<(PageCode, Vec<u8>)> {
     let mut room = vec![0; BLOB_ROOM];
     let mut code = |page| {
