@@ -4,7 +4,7 @@ use std::fmt;
 
 use zstd_safe::{ParamSwitch, Strategy};
 
-use super::classify::{Class, classify};
+use super::classify::{is_noise, uniform};
 use super::lz4::Lz4Encoder;
 use super::page_lz::PageLzEncoder;
 use super::zstd::{Tuning, ZstdEncoder};
@@ -15,7 +15,8 @@ use crate::Page;
 /// worker and reuse it. The same page gives the same code, whatever was coded before.
 pub struct PageEncoder {
     method: Method,
-    classifies: bool,
+    finds_uniform: bool,
+    finds_noise: bool,
     coder: Coder,
 }
 
@@ -37,8 +38,10 @@ impl PageEncoder {
             Method::Balanced => Coder::Zstd(ZstdEncoder::tuned(BALANCED)),
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };
-        let classifies = matches!(method, Method::Fast | Method::Balanced | Method::Dense);
-        Self { method, classifies, coder }
+        let is_peer = matches!(method, Method::Raw | Method::Lz4 | Method::Zstd1);
+        // Page LZ strides through noise in less time than it takes to recognise it.
+        let finds_noise = !is_peer && matches!(coder, Coder::Zstd(_));
+        Self { method, finds_uniform: !is_peer, finds_noise, coder }
     }
 
     /// Codes one page; a blob goes to the beginning of `blob`, whose rest is unspecified after.
@@ -47,13 +50,15 @@ impl PageEncoder {
     /// If `blob` is shorter than [`BLOB_ROOM`].
     pub fn encode(&mut self, page: &Page, blob: &mut [u8]) -> PageCode {
         assert!(blob.len() >= BLOB_ROOM, "room for a blob is {BLOB_ROOM} bytes, not {}", blob.len());
-        if self.classifies {
-            match classify(page) {
-                Class::Uniform(0) => return PageCode::Zero,
-                Class::Uniform(word) => return PageCode::Fill(word),
-                Class::Incompressible => return PageCode::Stored,
-                Class::Ordinary => {}
+        if self.finds_uniform {
+            match uniform(page) {
+                Some(0) => return PageCode::Zero,
+                Some(word) => return PageCode::Fill(word),
+                None => {}
             }
+        }
+        if self.finds_noise && is_noise(page) {
+            return PageCode::Stored;
         }
         self.coder.encode(page, &mut blob[..BLOB_MAX])
     }

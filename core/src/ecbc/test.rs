@@ -79,9 +79,9 @@ const GOLDEN: [&str; 6] = [
     "raw 10485760 ce03cd9ba4a41464",
     "lz4 4345937 8ce90a81345baf78",
     "zstd1 3020133 0292da1494787b7e",
-    "fast 4061827 092b27252727779f",
-    "balanced 3508101 fc2e7fa848982f22",
-    "dense 2988660 8d5da33c06a81986",
+    "fast 4168194 f32b77544d953971",
+    "balanced 3505184 30569347047d6a71",
+    "dense 2985743 4dd4579b54e64b99",
 ];
 
 #[test]

@@ -14,7 +14,7 @@ const ENTRIES: usize = 1 << HASH_LOG;
 /// save space.
 const HASHED_BYTES: u32 = 6;
 /// After `2^SKIP_LOG` positions without a match every second is tried, then every third, ...
-const SKIP_LOG: u32 = 4;
+const SKIP_LOG: u32 = 3;
 /// Literals are copied in pieces of this size, beyond their end if need be.
 const PIECE: usize = 16;
 /// A page and room to read beyond it.
@@ -81,9 +81,13 @@ impl PageLzEncoder {
                     return coded;
                 }
                 let inner = coded - 2;
-                table[hash(read(input, inner))] = position(inner);
-                let Some(next) = look_up(input, table, coded) else { break };
-                found = next;
+                swap_in(table, read(input, inner), inner);
+                let here = read(input, coded);
+                let from = swap_in(table, here, coded);
+                if !starts_match(read(input, from), here) {
+                    break;
+                }
+                found = Match { at: coded, from };
             }
             at = coded + 1;
         }
@@ -96,12 +100,13 @@ impl PageLzEncoder {
 fn search(input: &[u8; PADDED], table: &mut [u16; ENTRIES], mut at: usize, distance: usize) -> Option<Match> {
     let mut tried = 1 << SKIP_LOG;
     while at <= LAST_START {
-        let found = look_up(input, table, at);
-        if at >= distance && starts_match(read(input, at - distance), read(input, at)) {
+        let here = read(input, at);
+        let from = swap_in(table, here, at);
+        if at >= distance && starts_match(read(input, at - distance), here) {
             return Some(Match { at, from: at - distance });
         }
-        if found.is_some() {
-            return found;
+        if starts_match(read(input, from), here) {
+            return Some(Match { at, from });
         }
         at += tried >> SKIP_LOG;
         tried += 1;
@@ -109,14 +114,10 @@ fn search(input: &[u8; PADDED], table: &mut [u16; ENTRIES], mut at: usize, dista
     None
 }
 
-/// Asks the table for a match at `at` and enters the position.
+/// Enters the position of the bytes `here`; gives the one that the table had for their hash.
 #[inline(always)]
-fn look_up(input: &[u8; PADDED], table: &mut [u16; ENTRIES], at: usize) -> Option<Match> {
-    let here = read(input, at);
-    let entry = &mut table[hash(here)];
-    let from = usize::from(*entry);
-    *entry = position(at);
-    starts_match(read(input, from), here).then_some(Match { at, from })
+fn swap_in(table: &mut [u16; ENTRIES], here: u64, at: usize) -> usize {
+    usize::from(std::mem::replace(&mut table[hash(here)], position(at)))
 }
 
 /// The match begun as early as it can be, not before `coded`.
