@@ -77,11 +77,7 @@ type ActivityKey = (u64, u64);
 impl Fluid {
     /// Resources on `clock`.
     pub fn new(clock: &Clock) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self {
-            clock: clock.clone(),
-            state: Mutex::default(),
-            this: this.clone(),
-        })
+        Arc::new_cyclic(|this| Self { clock: clock.clone(), state: Mutex::default(), this: this.clone() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
