@@ -271,7 +271,8 @@ fn a_stopped_save_leaves_nothing() {
     let engine = engine(Method::Fast);
     let saving = engine::save(&engine, &mut reader, &storage, "guest", &OPTIONS, &progress);
     assert!(matches!(block_on(saving), Err(EngineError::Stopped)));
-    let left: Result<_, StorageError> = block_on(async { Ok((storage.list().await?, storage.leftovers().await?)) });
+    let left: Result<_, StorageError> =
+        block_on(async { Ok((storage.list().await?, storage.leftovers().await?)) });
     let (visible, leftovers) = left.expect("lists");
     assert!(visible.is_empty() && leftovers.is_empty());
 }

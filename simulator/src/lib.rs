@@ -7,6 +7,7 @@
 
 mod herd;
 pub mod hypervisor;
+pub mod model;
 pub mod report;
 pub mod runner;
 pub mod scenario;

@@ -63,11 +63,12 @@ impl Engine {
     /// An engine whose buffers take `memory_bytes`, at least [`MEMORY_MIN`](Self::MEMORY_MIN).
     pub fn new(compute: Arc<dyn Compute>, coder: Arc<dyn SegmentCoder>, memory_bytes: usize) -> Self {
         let slots = (memory_bytes / SLOT_PAIR).max(SLOTS_MIN);
+        let slot_bytes = coder.slot_bytes();
         Self {
             compute,
             coder,
-            pages: BufferPool::new(slots * PAGES_SLOT, PAGES_SLOT),
-            encoded: BufferPool::new(slots * MAX_SEGMENT_LEN, MAX_SEGMENT_LEN),
+            pages: BufferPool::new(slots * slot_bytes.pages, slot_bytes.pages),
+            encoded: BufferPool::new(slots * slot_bytes.segment, slot_bytes.segment),
         }
     }
 
@@ -76,8 +77,8 @@ impl Engine {
         Self {
             compute: Arc::clone(&self.compute),
             coder: Arc::clone(&self.coder),
-            pages: BufferPool::new(self.pages.budget_bytes(), PAGES_SLOT),
-            encoded: BufferPool::new(self.encoded.budget_bytes(), MAX_SEGMENT_LEN),
+            pages: BufferPool::new(self.pages.budget_bytes(), self.pages.slot_bytes()),
+            encoded: BufferPool::new(self.encoded.budget_bytes(), self.encoded.slot_bytes()),
         }
     }
 
@@ -93,7 +94,7 @@ impl Engine {
         let (head, _) = uuid.split_at(8);
         CreateOptions {
             replace,
-            held_bytes_max: self.encoded.budget_bytes() / 2,
+            held_bytes_max: self.encoded.slots() * MAX_SEGMENT_LEN / 2,
             unique: head.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)),
         }
     }

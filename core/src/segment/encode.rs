@@ -103,24 +103,53 @@ pub(super) fn segment(
     for ((index, pfn), page) in pfns.iter().enumerate().zip(page_arrays) {
         scratch.encode(blob_seed(uuid, pfn), index, page);
     }
-    let defaults = scratch.entries.iter().filter(|&&entry| entry == Entry::Zero).count();
-    let strict = placement == Placement::Strict;
-    let draft = TableDraft { uuid, number, pfns, strict, defaults };
-    let table_end = draft.table_end();
-    let plan = place(&scratch.lens, table_end, placement);
-    let total = blocks_of(plan.end) * BLOCK;
+    let zeros = scratch.entries.iter().filter(|&&entry| entry == Entry::Zero).count();
+    let Layout { entry, padding_bytes, table_end, plan } = layout(placement, pfns, zeros, &scratch.lens);
+    let total = entry.len();
     let bytes = &mut out.spare()[..total];
     bytes[table_end..].fill(0);
     let tally = fill_in(scratch, &plan, table_end, page_arrays, bytes);
+    let strict = placement == Placement::Strict;
+    let draft = TableDraft { uuid, number, pfns, strict, defaults: zeros };
     draft.write(&scratch.entries, plan.end, bytes);
     out.set_len(total);
-    let used: usize = scratch.lens.iter().map(|&len| usize::from(len)).sum();
-    Ok(EncodedSegment {
-        payload: Payload::Bytes(out.shrink()),
-        entry: directory_entry(&draft, table_end, total),
-        padding_bytes: (total - table_end - used) as u64,
-        tally,
-    })
+    Ok(EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, padding_bytes, tally })
+}
+
+/// How a segment is laid out: all of its arithmetic, for real and modelled coders alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// What the directory says of it; offset and check are 0.
+    pub entry: DirectoryEntry,
+    /// Bytes that hold nothing.
+    pub padding_bytes: u64,
+    table_end: usize,
+    plan: Plan,
+}
+
+/// Lays out a segment of `pfns` with `zeros` zero pages, whose other pages that are not fill
+/// pages take `lens` bytes each, checks included, in page order.
+///
+/// # Panics
+/// If a length is 0 or exceeds 4096.
+#[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
+pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: &[u16]) -> Layout {
+    let strict = placement == Placement::Strict;
+    let draft = TableDraft { uuid: &[0; 16], number: 0, pfns, strict, defaults: zeros };
+    let table_end = draft.table_end();
+    let plan = place(lens, table_end, placement);
+    let blocks = blocks_of(plan.end);
+    let used: usize = lens.iter().map(|&len| usize::from(len)).sum();
+    let entry = DirectoryEntry {
+        offset: 0,
+        first_pfn: pfns.iter().next().unwrap_or(0),
+        pages: pfns.count() as u32,
+        blocks: blocks as u16,
+        table_words: ((table_end - HEADER_LEN) / 8) as u16,
+        listed: draft.lists_pfns(),
+        check: 0,
+    };
+    Layout { entry, padding_bytes: (blocks * BLOCK - table_end - used) as u64, table_end, plan }
 }
 
 /// Copies the blobs to their places and completes the entries.
@@ -146,17 +175,4 @@ fn fill_in(scratch: &mut Scratch, plan: &Plan, table_end: usize, pages: &[Page],
         tally.add(entry.tag(), entry.extent().map_or(0, |(_, len)| len));
     }
     tally
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
-fn directory_entry(draft: &TableDraft<'_>, table_end: usize, total: usize) -> DirectoryEntry {
-    DirectoryEntry {
-        offset: 0,
-        first_pfn: draft.pfns.iter().next().unwrap_or(0),
-        pages: draft.pfns.count() as u32,
-        blocks: (total / BLOCK) as u16,
-        table_words: ((table_end - HEADER_LEN) / 8) as u16,
-        listed: draft.lists_pfns(),
-        check: 0,
-    }
 }

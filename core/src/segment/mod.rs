@@ -14,8 +14,11 @@ use crate::buffer::{Buffer, NotBytes, Payload};
 use crate::ecbc::{Method, PageDecoder, PageEncoder, Tally};
 use crate::format::directory::DirectoryEntry;
 use crate::format::placement::Placement;
+use crate::format::segment::MAX_SEGMENT_LEN;
 use crate::format::{FormatError, ImageUuid};
 use crate::tape::Batch;
+
+pub use encode::{Layout, layout};
 
 pub(crate) use decode::{decode_page, parse_table, unused_bytes_are_zero};
 
@@ -52,10 +55,28 @@ pub struct EncodedSegment {
     pub tally: Tally,
 }
 
+/// The memory that a coder works in, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotBytes {
+    /// For the pages of a batch.
+    pub pages: usize,
+    /// For a segment.
+    pub segment: usize,
+}
+
+impl SlotBytes {
+    /// What real pages take.
+    pub const REAL: Self = Self { pages: crate::SEGMENT_PAGES * crate::PAGE_SIZE, segment: MAX_SEGMENT_LEN };
+}
+
 /// Codes segments; called from compute jobs, many at once.
 pub trait SegmentCoder: Send + Sync {
+    /// The memory it works in: [`SlotBytes::REAL`] unless pages are modelled. The engine has
+    /// as many slots under way at once either way.
+    fn slot_bytes(&self) -> SlotBytes;
+
     /// Encodes segment `number` of image `uuid` into `out`, a slot of
-    /// [`MAX_SEGMENT_LEN`](crate::format::segment::MAX_SEGMENT_LEN) bytes.
+    /// [`slot_bytes`](Self::slot_bytes).
     fn encode(
         &self,
         uuid: &ImageUuid,
@@ -68,7 +89,7 @@ pub trait SegmentCoder: Send + Sync {
     fn seal(&self, segment: &mut EncodedSegment, offset: u64);
 
     /// Checks and decodes the segment that `entry` describes; page contents go into `pages`,
-    /// a slot of 4 MiB.
+    /// a slot of [`slot_bytes`](Self::slot_bytes).
     fn decode(
         &self,
         uuid: &ImageUuid,
@@ -120,6 +141,10 @@ impl fmt::Debug for EcbcCoder {
 }
 
 impl SegmentCoder for EcbcCoder {
+    fn slot_bytes(&self) -> SlotBytes {
+        SlotBytes::REAL
+    }
+
     fn encode(
         &self,
         uuid: &ImageUuid,
