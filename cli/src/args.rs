@@ -287,7 +287,9 @@ mod test {
 
     #[test]
     fn sizes_are_read_as_administrators_write_them() {
-        for (text, bytes) in [("64MiB", 64 << 20), ("64M", 64 << 20), ("1G", 1 << 30), ("1 GB", 1_000_000_000)] {
+        for (text, bytes) in
+            [("64MiB", 64 << 20), ("64M", 64 << 20), ("1G", 1 << 30), ("1 GB", 1_000_000_000)]
+        {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
         assert!("lots".parse::<Size>().is_err());

@@ -83,7 +83,9 @@ impl Session {
         match tokio::time::timeout(STOP_LIMIT, operation).await {
             Ok(result) => result,
             Err(_) => {
-                crate::output::say("comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)");
+                crate::output::say(
+                    "comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)",
+                );
                 Err(EngineError::Stopped)
             }
         }

@@ -194,7 +194,10 @@ fn text(report: &Report) -> String {
     line("guest", format!("{} bytes in {} pages", report.guest_bytes, report.pages));
     line("image", format!("{} bytes, ratio {:.3}", report.image_bytes, report.ratio));
     line("index", format!("{} bytes, {} of the guest", report.index_bytes, percent(report.index_share)));
-    line("padding", format!("{} bytes, {} of the pages' bytes", report.padding_bytes, percent(report.padding_share)));
+    line(
+        "padding",
+        format!("{} bytes, {} of the pages' bytes", report.padding_bytes, percent(report.padding_share)),
+    );
     line("frame", format!("{} bytes, {} in the image", report.frame_bytes, report.frame_stored_bytes));
     if report.incomplete {
         line("incomplete", "recovered from a damaged image".to_owned());

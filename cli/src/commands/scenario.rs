@@ -38,10 +38,8 @@ async fn run_scenario(args: &ScenarioRun) -> anyhow::Result<Exit> {
     let (file, traces) = load(&args.file)?;
     let world = RealWorld::new(traces);
     let outcome = runner::run(&file, &world).await?;
-    let directory =
-        args.output.clone().unwrap_or_else(|| Path::new("results").join(&file.scenario.name));
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let directory = args.output.clone().unwrap_or_else(|| Path::new("results").join(&file.scenario.name));
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     for result in outcome.results.files()? {
         write(&directory, &result)?;
     }

@@ -5,7 +5,7 @@ use crate::buffer::{Buffer, Payload};
 use crate::ecbc::{BLOB_ROOM, PageCode, PageEncoder, Tally};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check};
-use crate::format::placement::{Placement, Plan, place};
+use crate::format::placement::{Placement, Plan, place, spend_slack};
 use crate::format::segment::{HEADER_LEN, TableDraft};
 use crate::format::{BLOCK, ImageUuid, blocks_of};
 use crate::tape::Pfns;
@@ -27,6 +27,8 @@ struct PlacedPage {
     check: u32,
     /// `None`: stored as it is.
     coder: Option<u8>,
+    /// Bytes of its blob with the check.
+    blob_len: usize,
 }
 
 impl Scratch {
@@ -59,15 +61,13 @@ impl Scratch {
         if entry.is_some() {
             return;
         }
-        let len = if coder.is_some() {
+        let blob_len = if coder.is_some() { kept + BLOB_CHECK_LEN } else { 0 };
+        if coder.is_some() {
             let check = blob_check(&self.blobs[start..], seed);
             self.blobs.extend_from_slice(&check.to_le_bytes());
-            kept + BLOB_CHECK_LEN
-        } else {
-            PAGE_SIZE
-        };
-        self.lens.push(len as u16);
-        self.placed.push(PlacedPage { index, check: content_check(page), coder });
+        }
+        self.lens.push(if coder.is_some() { blob_len } else { PAGE_SIZE } as u16);
+        self.placed.push(PlacedPage { index, check: content_check(page), coder, blob_len });
     }
 }
 
@@ -104,7 +104,9 @@ pub(super) fn segment(
         scratch.encode(blob_seed(uuid, pfn), index, page);
     }
     let zeros = scratch.entries.iter().filter(|&&entry| entry == Entry::Zero).count();
-    let Layout { entry, padding_bytes, table_end, plan } = layout(placement, pfns, zeros, &scratch.lens);
+    let Layout { entry, padding_bytes, lens, table_end, plan } =
+        layout(placement, pfns, zeros, std::mem::take(&mut scratch.lens));
+    scratch.lens = lens;
     let total = entry.len();
     let bytes = &mut out.spare()[..total];
     bytes[table_end..].fill(0);
@@ -123,6 +125,8 @@ pub struct Layout {
     pub entry: DirectoryEntry,
     /// Bytes that hold nothing.
     pub padding_bytes: u64,
+    /// Bytes each placed page takes: as asked, or 4096 where storing it as it is costs nothing.
+    pub lens: Vec<u16>,
     table_end: usize,
     plan: Plan,
 }
@@ -133,11 +137,14 @@ pub struct Layout {
 /// # Panics
 /// If a length is 0 or exceeds 4096.
 #[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
-pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: &[u16]) -> Layout {
+pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, mut lens: Vec<u16>) -> Layout {
     let strict = placement == Placement::Strict;
     let draft = TableDraft { uuid: &[0; 16], number: 0, pfns, strict, defaults: zeros };
     let table_end = draft.table_end();
-    let plan = place(lens, table_end, placement);
+    if !strict {
+        spend_slack(&mut lens, table_end);
+    }
+    let plan = place(&lens, table_end, placement);
     let blocks = blocks_of(plan.end);
     let used: usize = lens.iter().map(|&len| usize::from(len)).sum();
     let entry = DirectoryEntry {
@@ -149,7 +156,7 @@ pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: &[u16]) -> 
         listed: draft.lists_pfns(),
         check: 0,
     };
-    Layout { entry, padding_bytes: (blocks * BLOCK - table_end - used) as u64, table_end, plan }
+    Layout { entry, padding_bytes: (blocks * BLOCK - table_end - used) as u64, lens, table_end, plan }
 }
 
 /// Copies the blobs to their places and completes the entries.
@@ -160,10 +167,11 @@ fn fill_in(scratch: &mut Scratch, plan: &Plan, table_end: usize, pages: &[Page],
         let check = page.check;
         let place = &mut bytes[at as usize..][..usize::from(len)];
         let at = at - table_end as u32;
-        scratch.entries[page.index] = if let Some(tag) = page.coder {
-            let (blob, rest) = blobs.split_at(usize::from(len));
+        let (blob, rest) = blobs.split_at(page.blob_len);
+        blobs = rest;
+        let coder = page.coder.filter(|_| usize::from(len) < PAGE_SIZE);
+        scratch.entries[page.index] = if let Some(tag) = coder {
             place.copy_from_slice(blob);
-            blobs = rest;
             Entry::Blob { tag, len, at, check }
         } else {
             place.copy_from_slice(&pages[page.index]);
