@@ -11,6 +11,7 @@ use super::verify::check_segment;
 use super::{Engine, EngineError, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
+use crate::ecbc::Tally;
 use crate::format::directory::DirectoryEntry;
 use crate::format::footer::Totals;
 use crate::format::frame::{FrameItem, items, parse_chunk};
@@ -209,7 +210,7 @@ async fn copy_part(
         let (checked, back) = check_segment(engine, *uuid, entry, Payload::Bytes(bytes)).await?;
         bytes = back.into_bytes()?;
         match checked {
-            Ok(_) => copied.totals = totals_of(&PageTable::parse(&bytes, uuid, entry.offset)?),
+            Ok(_) => copied.totals = totals_of(&PageTable::parse(&bytes, uuid, entry.offset)?, &entry),
             Err(error) if error.is_damage() => return Ok(None),
             Err(error) => return Err(error),
         }
@@ -226,14 +227,13 @@ async fn copy_part(
     Ok(Some(copied))
 }
 
-fn totals_of(table: &PageTable) -> Totals {
-    let mut totals =
-        Totals { pages: table.len() as u64, table_bytes: table.header.table_end as u64, ..Totals::default() };
-    for entry in table.entries() {
-        totals.tally.add(entry.tag(), entry.extent().map_or(0, |(_, len)| len));
+fn totals_of(table: &PageTable, entry: &DirectoryEntry) -> Totals {
+    let mut tally = Tally::default();
+    for page in table.entries() {
+        tally.add(page.tag(), page.extent().map_or(0, |(_, len)| len));
     }
-    totals.blob_bytes = totals.tally.bytes.iter().sum();
-    totals.padding_bytes = table.header.len() as u64 - totals.table_bytes - totals.blob_bytes;
+    let mut totals = Totals::default();
+    totals.add_segment(entry, &tally);
     totals
 }
 

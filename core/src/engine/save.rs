@@ -123,7 +123,7 @@ fn estimate(progress: &Progress) -> Option<u64> {
 
 /// What a finished piece of work gives to the index.
 enum Placed {
-    Segment { number: usize, entry: DirectoryEntry, padding_bytes: u64, tally: Box<Tally> },
+    Segment { number: usize, entry: DirectoryEntry, tally: Box<Tally> },
     Frame { number: usize, entry: DirectoryEntry },
 }
 
@@ -243,9 +243,9 @@ impl<'a> Saver<'a> {
                 let work = encoded.as_ref().map_or(Work::Other, |segment| Work::Encode(segment.tally));
                 (encoded, work)
             });
-            let EncodedSegment { payload, entry, padding_bytes, tally } = encoded.await??;
+            let EncodedSegment { payload, entry, tally } = encoded.await??;
             writer.write_at(entry.offset, payload).await?;
-            Ok(Placed::Segment { number, entry, padding_bytes, tally: Box::new(tally) })
+            Ok(Placed::Segment { number, entry, tally: Box::new(tally) })
         }
         .boxed())
     }
@@ -277,13 +277,9 @@ impl<'a> Saver<'a> {
 
     fn index(&mut self, placed: Placed) {
         match placed {
-            Placed::Segment { number, entry, padding_bytes, tally } => {
+            Placed::Segment { number, entry, tally } => {
                 let pages = u64::from(entry.pages);
-                self.totals.pages += pages;
-                self.totals.table_bytes += entry.table_end() as u64;
-                self.totals.padding_bytes += padding_bytes;
-                self.totals.blob_bytes += tally.bytes.iter().sum::<u64>();
-                self.totals.tally += *tally;
+                self.totals.add_segment(&entry, &tally);
                 self.segments[number] = entry;
                 self.progress.add(pages * PAGE_SIZE as u64, entry.len() as u64);
             }

@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::directory::DirectoryEntry;
 use super::{BLOCK, FormatError, ImageUuid};
 use crate::ecbc::Tally;
 
@@ -19,7 +20,7 @@ pub struct Totals {
     pub pages: u64,
     /// Bytes of page contents as encoded, checks included.
     pub blob_bytes: u64,
-    /// Bytes of segment headers and page tables.
+    /// Bytes of segment headers and page tables; the whole block where nothing else is in it.
     pub table_bytes: u64,
     /// Bytes of page segments that hold nothing.
     pub padding_bytes: u64,
@@ -29,6 +30,20 @@ pub struct Totals {
     pub frame_stored_bytes: u64,
     /// Pages and bytes by entry tag.
     pub tally: Tally,
+}
+
+impl Totals {
+    /// Counts a segment whose pages were coded as `tally` says.
+    pub(crate) fn add_segment(&mut self, entry: &DirectoryEntry, tally: &Tally) {
+        let blobs = tally.bytes.iter().sum::<u64>();
+        let len = entry.len() as u64;
+        let table = if blobs == 0 { len } else { entry.table_end() as u64 };
+        self.pages += u64::from(entry.pages);
+        self.blob_bytes += blobs;
+        self.table_bytes += table;
+        self.padding_bytes += len.saturating_sub(table + blobs);
+        self.tally += *tally;
+    }
 }
 
 impl std::ops::AddAssign for Totals {

@@ -7,7 +7,7 @@ use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
 use crate::format::segment::{HEADER_LEN, TableDraft};
-use crate::format::{BLOCK, ImageUuid, blocks_of};
+use crate::format::{ImageUuid, blocks_of};
 use crate::tape::Pfns;
 use crate::{PAGE_SIZE, Page};
 
@@ -104,7 +104,7 @@ pub(super) fn segment(
         scratch.encode(blob_seed(uuid, pfn), index, page);
     }
     let zeros = scratch.entries.iter().filter(|&&entry| entry == Entry::Zero).count();
-    let Layout { entry, padding_bytes, lens, table_end, plan } =
+    let Layout { entry, lens, table_end, plan } =
         layout(placement, pfns, zeros, std::mem::take(&mut scratch.lens));
     scratch.lens = lens;
     let total = entry.len();
@@ -115,7 +115,7 @@ pub(super) fn segment(
     let draft = TableDraft { uuid, number, pfns, strict, defaults: zeros };
     draft.write(&scratch.entries, plan.end, bytes);
     out.set_len(total);
-    Ok(EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, padding_bytes, tally })
+    Ok(EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, tally })
 }
 
 /// How a segment is laid out: all of its arithmetic, for real and modelled coders alike.
@@ -123,8 +123,6 @@ pub(super) fn segment(
 pub struct Layout {
     /// What the directory says of it; offset and check are 0.
     pub entry: DirectoryEntry,
-    /// Bytes that hold nothing.
-    pub padding_bytes: u64,
     /// Bytes each placed page takes: as asked, or 4096 where storing it as it is costs nothing.
     pub lens: Vec<u16>,
     table_end: usize,
@@ -146,7 +144,6 @@ pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, mut lens: Vec<u16
     }
     let plan = place(&lens, table_end, placement);
     let blocks = blocks_of(plan.end);
-    let used: usize = lens.iter().map(|&len| usize::from(len)).sum();
     let entry = DirectoryEntry {
         offset: 0,
         first_pfn: pfns.iter().next().unwrap_or(0),
@@ -156,7 +153,7 @@ pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, mut lens: Vec<u16
         listed: draft.lists_pfns(),
         check: 0,
     };
-    Layout { entry, padding_bytes: (blocks * BLOCK - table_end - used) as u64, lens, table_end, plan }
+    Layout { entry, lens, table_end, plan }
 }
 
 /// Copies the blobs to their places and completes the entries.

@@ -49,8 +49,6 @@ pub struct EncodedSegment {
     pub payload: Payload,
     /// What the directory says of it; offset and hash are set by [`SegmentCoder::seal`].
     pub entry: DirectoryEntry,
-    /// Bytes that hold nothing.
-    pub padding_bytes: u64,
     /// What was done.
     pub tally: Tally,
 }
@@ -257,7 +255,6 @@ mod test {
             let damaged = EncodedSegment {
                 payload: Payload::Bytes(Buffer::unpooled(flipped)),
                 entry: segment.entry,
-                padding_bytes: 0,
                 tally: Tally::default(),
             };
             if let Ok(got) = decoded(&damaged) {
