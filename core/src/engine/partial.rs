@@ -27,9 +27,10 @@ pub async fn restore_partial(
     progress.enter(Phase::Moving);
     let mut next_pfn = 0;
     let mut missing = 0;
-    for entry in image.segments().iter().filter(|entry| !entry.is_lost()) {
-        if entry.first_pfn < next_pfn {
-            return Err(FormatError::damaged(entry.offset, "a segment", "its pages are out of order").into());
+    for (number, entry) in (0u64..).zip(image.segments()).filter(|(_, entry)| !entry.is_lost()) {
+        // A flat dump's segments are full, so this also bounds how many zeros are written.
+        if entry.first_pfn < next_pfn || entry.first_pfn > number * SEGMENT_PAGES as u64 {
+            return Err(FormatError::damaged(entry.offset, "a segment", "its pages are out of place").into());
         }
         missing += entry.first_pfn - next_pfn;
         write_zeros(engine, next_pfn, entry.first_pfn, writer).await?;
