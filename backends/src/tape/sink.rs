@@ -169,7 +169,7 @@ fn create(path: &Path, replace: bool) -> io::Result<(File, Regular)> {
 }
 
 fn exists_error() -> io::Error {
-    io::Error::new(io::ErrorKind::AlreadyExists, "it exists; give --force to replace it")
+    io::Error::new(io::ErrorKind::AlreadyExists, "it exists; leave out --no-clobber to replace it")
 }
 
 /// A new file beside `target`. Names may be taken by a crashed process that had our number, so

@@ -447,3 +447,12 @@ mod random {
         }
     }
 }
+
+/// The sample files that the program's tests pack are what the generator makes.
+#[test]
+fn sample_files_are_the_generators() {
+    for (name, bytes) in [("pv.xl", super::testing::pv()), ("hvm.xl", super::testing::hvm())] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+        assert!(std::fs::read(&path).unwrap() == bytes, "{name}");
+    }
+}

@@ -15,7 +15,7 @@ use crate::ecbc::Tally;
 use crate::format::directory::DirectoryEntry;
 use crate::format::footer::Totals;
 use crate::format::frame::{FrameItem, items, parse_chunk};
-use crate::format::segment::{Header, Kind, MAGIC, MAX_TABLE_END, PageTable, seal, verify_check};
+use crate::format::segment::{Header, Kind, MAGIC, MAX_TABLE_END, PageTable, seal};
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError, ImageUuid};
 use crate::storage::{ObjectReader, ObjectWriter, Storage};
@@ -110,9 +110,7 @@ async fn whole_table_at(
         return Ok(None);
     }
     let own: ImageUuid = bytes[8..24].try_into().unwrap_or_default();
-    let header = Header::parse(bytes, &uuid.unwrap_or(own), offset);
-    let whole = header.and_then(|header| verify_check(bytes, &header, offset).map(|()| header));
-    match whole {
+    match Header::parse(bytes, &uuid.unwrap_or(own), offset) {
         Ok(header) => {
             uuid.get_or_insert(own);
             Ok(Some(header))

@@ -94,20 +94,30 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header that should stand at `offset` of image `uuid`; its hash is checked by
-    /// those who have the table as well ([`PageTable::parse`], [`verify_check`]).
+    /// Reads the header that should stand at `offset` of image `uuid`. `bytes` begins with it and
+    /// holds its table as well. The hash comes before everything that could ask for a newer
+    /// version: a flipped bit must not look like one.
     ///
     /// # Errors
-    /// When the bytes are not a header of this image at this place.
+    /// When the bytes are not a header and table of this image at this place.
     pub fn parse(bytes: &[u8], uuid: &ImageUuid, offset: u64) -> Result<Self, FormatError> {
-        let damaged = |problem: String| FormatError::damaged(offset, "a segment header", problem);
-        let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| damaged("cut off".into()))?;
+        let damaged = |problem: &str| FormatError::damaged(offset, "a segment header", problem);
+        let (raw, _) = RawHeader::read_from_prefix(bytes).map_err(|_| damaged("cut off"))?;
         if raw.magic != MAGIC {
-            return Err(damaged("its magic is missing".into()));
+            return Err(damaged("its magic is missing"));
         }
         if raw.uuid != *uuid || raw.offset.get() != offset {
-            return Err(damaged("it belongs to another image or place".into()));
+            return Err(damaged("it belongs to another image or place"));
         }
+        let table_end = HEADER_LEN + 8 * usize::from(raw.table_words.get());
+        let header_and_table = bytes.get(..table_end).ok_or_else(|| damaged("its table is cut off"))?;
+        if check_of(header_and_table) != raw.check.get() {
+            return Err(damaged("the hash of header and table differs"));
+        }
+        Self::interpret(&raw, table_end, offset)
+    }
+
+    fn interpret(raw: &RawHeader, table_end: usize, offset: u64) -> Result<Self, FormatError> {
         let kind = match raw.kind {
             0 => Kind::Pages,
             1 => Kind::Frame,
@@ -119,13 +129,16 @@ impl Header {
         if raw.default_tag != 0 {
             return Err(FormatError::Unsupported(format!("default tag {}", raw.default_tag)));
         }
-        let table_end = HEADER_LEN + 8 * usize::from(raw.table_words.get());
-        let whole = usize::from(raw.blocks.get()) * BLOCK;
-        if table_end > whole || whole > MAX_SEGMENT_LEN {
-            return Err(damaged(format!("table of {table_end} and segment of {whole} bytes")));
+        if kind == Kind::Pages && raw.pfn_map > MAP_LIST {
+            return Err(FormatError::Unsupported(format!("pfn maps of kind {}", raw.pfn_map)));
         }
         if kind == Kind::Pages && raw.pages.get() as usize > SEGMENT_PAGES {
             return Err(FormatError::Unsupported(format!("segments of {} pages", raw.pages)));
+        }
+        let whole = usize::from(raw.blocks.get()) * BLOCK;
+        if table_end > whole || whole > MAX_SEGMENT_LEN {
+            let problem = format!("table of {table_end} and segment of {whole} bytes");
+            return Err(FormatError::damaged(offset, "a segment header", problem));
         }
         Ok(Self {
             kind,
@@ -175,20 +188,6 @@ pub(crate) fn check_of(header_and_table: &[u8]) -> u64 {
     hash.update(&[0; 8]);
     hash.update(&header_and_table[HEADER_LEN..]);
     hash.digest()
-}
-
-/// Checks the hash over header and table of the segment in `bytes`, read at `offset`.
-///
-/// # Errors
-/// Damage.
-pub fn verify_check(bytes: &[u8], header: &Header, offset: u64) -> Result<(), FormatError> {
-    let damaged = |problem| FormatError::damaged(offset, format!("segment {}", header.number), problem);
-    let table = bytes.get(..header.table_end).ok_or_else(|| damaged("its table is cut off"))?;
-    if check_of(table) == header.check {
-        Ok(())
-    } else {
-        Err(damaged("the hash of its header and table differs"))
-    }
 }
 
 /// Gives a finished segment its place: sets the offset and the hash in its header.
@@ -328,7 +327,6 @@ impl PageTable {
         if header.kind != Kind::Pages {
             return Err(FormatError::damaged(offset, part(), "frame bytes where pages are expected"));
         }
-        verify_check(bytes, &header, offset)?;
         let cut = || FormatError::damaged(offset, part(), "its table does not match its page count");
         let pages = header.pages as usize;
         let words = &bytes[HEADER_LEN..header.table_end];
