@@ -377,6 +377,17 @@ class Image:
         require((words >> 15 != 0) == (part.kind == 0 and part.pfn_map == 2), "the list bit")
         return part, data
 
+    def page(self, pfn):
+        """The contents of one page."""
+        for number, entry in enumerate(self.segments):
+            first_pfn, listed = struct.unpack_from("<8xQ6xH", entry)
+            if entry == LOST or not (first_pfn <= pfn < first_pfn + PAGES_MAX or listed >> 15):
+                continue
+            segment, data = self.part(entry, number, Segment)
+            if pfn in segment.pfns:
+                return segment.page(segment.pfns.index(pfn), data)
+        raise Damaged(f"there is no page {pfn}")
+
     def tape(self):
         """The pages and frame bytes of the tape, in order: (bytes, segment or None)."""
         segments = iter(enumerate(self.segments))
@@ -466,19 +477,26 @@ def unpack(image, out):
     print(f"whole: {totals.pages} pages ({counts}), made by {image.generator}", file=sys.stderr)
 
 
+def act(image, arguments):
+    if not arguments.out:
+        unpack(image, None)
+        return
+    with open(arguments.out, "wb") as out:
+        if arguments.pfn is None:
+            unpack(image, out)
+        else:
+            out.write(image.page(arguments.pfn))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("image")
     parser.add_argument("out", nargs="?", help="the flat dump to write; without it only checks")
+    parser.add_argument("--pfn", type=int, help="write this page alone")
     arguments = parser.parse_args()
     try:
         with open(arguments.image, "rb") as file:
-            image = Image(file)
-            if arguments.out:
-                with open(arguments.out, "wb") as out:
-                    unpack(image, out)
-            else:
-                unpack(image, None)
+            act(Image(file), arguments)
     except Damaged as error:
         sys.exit(f"{arguments.image}: damaged: {error}")
     except Unsupported as error:
