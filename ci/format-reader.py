@@ -462,6 +462,7 @@ def unpack(image, out):
         if segment:
             totals.add_segment(segment)
         if image.tape_format == 1 and segment:
+            require(next_pfn % PAGES_MAX == 0, "a flat dump's segment that is not full")
             require(tail == 0, "pages behind a flat dump's tail")
             wanted = list(range(next_pfn, next_pfn + segment.pages))
             require(segment.pfns == wanted, "a flat dump's pages out of order")
