@@ -1,0 +1,508 @@
+#!/usr/bin/env python3
+"""Reads a ComIO image, checks every byte of it, and writes the flat dump that it was made of.
+
+An independent reader: written from docs/format.md and docs/ecbc.md, so that these are known to be
+enough. It is slow and simple; `comio unpack` is the tool for daily use.
+
+Needs the Python packages xxhash and zstandard.
+"""
+
+import argparse
+import struct
+import sys
+
+import xxhash
+import zstandard
+
+BLOCK = PAGE = 4096
+PAGES_MAX = 1024
+BLOCKS_MAX = 1029
+HEADER = 64
+BITMAP = 128
+CHUNK_RAW_MAX = 1_114_120
+ENTRY_BITMAP, STRICT, LAST_CHUNK = 1, 2, 4
+LOST = bytes(32)
+
+
+class Damaged(Exception):
+    """The bytes are not what was written."""
+
+
+class Unsupported(Exception):
+    """The image needs a newer reader."""
+
+
+def require(condition, problem):
+    if not condition:
+        raise Damaged(problem)
+
+
+def support(condition, what):
+    if not condition:
+        raise Unsupported(what)
+
+
+def xxh3(data, seed=0):
+    return xxhash.xxh3_64_intdigest(data, seed)
+
+
+def is_zero(data):
+    return not any(data)
+
+
+def set_bits(bitmap):
+    return [bit for bit in range(8 * len(bitmap)) if bitmap[bit // 8] >> bit % 8 & 1]
+
+
+# Page coders
+
+
+def decode_lz4(code):
+    page = bytearray()
+    at = 0
+
+    def length(field):
+        nonlocal at
+        total = field
+        while field == 15:
+            total += code[at]
+            at += 1
+            if code[at - 1] != 255:
+                break
+        return total
+
+    while True:
+        token = code[at]
+        at += 1
+        literals = length(token >> 4)
+        require(at + literals <= len(code), "LZ4 literals beyond the code")
+        page += code[at : at + literals]
+        at += literals
+        if at == len(code):
+            return page
+        distance = int.from_bytes(code[at : at + 2], "little")
+        at += 2
+        copy_match(page, distance, length(token & 15) + 4)
+
+
+def decode_page_lz(code):
+    page = bytearray()
+    at = 0
+    distance = 8
+
+    def number(size):
+        nonlocal at
+        require(at + size <= len(code), "page LZ header beyond the code")
+        at += size
+        return int.from_bytes(code[at - size : at], "little")
+
+    def length(field):
+        if field < 7:
+            return field
+        extension = number(1)
+        return 7 + (extension if extension < 255 else number(2))
+
+    while at < len(code):
+        token = number(1)
+        mode = token & 3
+        if mode == 1:
+            distance = number(1)
+        elif mode == 2:
+            distance = 8 * number(1)
+        elif mode == 3:
+            distance = number(2)
+        match = length(token >> 2 & 7) + 5
+        literals = length(token >> 5)
+        require(at + literals <= len(code), "page LZ literals beyond the code")
+        page += code[at : at + literals]
+        at += literals
+        if len(page) == PAGE:
+            break
+        copy_match(page, distance, match)
+        if len(page) == PAGE:
+            break
+    require(at == len(code), "page LZ code goes on behind the page")
+    return page
+
+
+def copy_match(page, distance, length):
+    require(0 < distance <= len(page), "a match from before the page")
+    require(len(page) + length <= PAGE, "a match beyond the page")
+    for _ in range(length):
+        page.append(page[-distance])
+
+
+def decode_zstd(code):
+    header = (1 + 2 * 2 + 8 * len(code)).to_bytes(3, "little")
+    frame = b"\x28\xb5\x2f\xfd" + b"\x00\x10" + header + code
+    return zstd_frame(frame, PAGE)
+
+
+def zstd_frame(frame, size):
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        data = decoder.decompress(frame)
+    except zstandard.ZstdError as error:
+        raise Damaged(f"zstd: {error}") from error
+    require(decoder.eof and not decoder.unused_data, "not exactly one zstd frame")
+    require(len(data) == size, f"{len(data)} bytes instead of {size}")
+    return data
+
+
+CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz}
+
+
+def decode_code(tag, code):
+    try:
+        page = CODERS[tag](code)
+    except IndexError as error:
+        raise Damaged("the code is cut off") from error
+    require(len(page) == PAGE, f"a page of {len(page)} bytes")
+    return bytes(page)
+
+
+# Parts
+
+
+class Part:
+    """Header and table of a page segment or frame chunk, checked."""
+
+    def __init__(self, data, uuid, offset):
+        fields = struct.unpack_from("<8s16sQIIQHHBBBBQ", data)
+        (magic, own_uuid, own_offset, self.number, self.pages, self.first_pfn, self.blocks, words,
+         self.kind, default_tag, self.pfn_map, self.flags, self.check) = fields
+        self.offset = offset
+        require(magic == b"CIOSEG01", "no segment header")
+        require(own_uuid == uuid and own_offset == offset, "header of another image or place")
+        self.table_end = HEADER + 8 * words
+        require(self.table_end <= self.blocks * BLOCK, "the table is longer than the segment")
+        require(self.blocks <= BLOCKS_MAX, "a segment longer than segments are")
+        require(len(data) >= self.table_end, "the table is cut off")
+        sealed = data[: HEADER - 8] + bytes(8) + data[HEADER : self.table_end]
+        require(xxh3(sealed) == self.check, "the check of header and table")
+        support(self.kind <= 1, f"kind {self.kind}")
+        support(self.flags & ~(ENTRY_BITMAP | STRICT | LAST_CHUNK) == 0, f"flags {self.flags}")
+        support(default_tag == 0, f"default tag {default_tag}")
+        support(self.pfn_map <= 2, f"pfn map {self.pfn_map}")
+        support(self.kind == 1 or self.pages <= PAGES_MAX, f"{self.pages} pages")
+        self.table = data[HEADER : self.table_end]
+
+
+class Segment(Part):
+    """A page segment: its pfns and entries."""
+
+    def __init__(self, data, uuid, offset):
+        super().__init__(data, uuid, offset)
+        require(self.kind == 0, "frame bytes where pages are expected")
+        self.uuid = uuid
+        rest = self._read_pfns(self.table)
+        self._read_entries(rest)
+
+    def _read_pfns(self, table):
+        if self.pfn_map == 0:
+            self.pfns = list(range(self.first_pfn, self.first_pfn + self.pages))
+            return table
+        size = BITMAP if self.pfn_map == 1 else 8 * self.pages
+        require(len(table) >= size, "the pfn map is cut off")
+        if self.pfn_map == 1:
+            self.pfns = [self.first_pfn + bit for bit in set_bits(table[:BITMAP])]
+        else:
+            self.pfns = list(struct.unpack_from(f"<{self.pages}Q", table))
+        require(len(self.pfns) == self.pages, "the pfn map has another number of pages")
+        require(not self.pfns or self.pfns[0] == self.first_pfn, "another first pfn")
+        return table[size:]
+
+    def _read_entries(self, table):
+        if self.flags & ENTRY_BITMAP:
+            present = set_bits(table[:BITMAP])
+            table = table[BITMAP:]
+        else:
+            present = list(range(self.pages))
+        require(len(table) == 8 * len(present), "the table has another length")
+        require(not present or present[-1] < self.pages, "entries of pages that are not")
+        self.entries = [0] * self.pages
+        for page, entry in zip(present, struct.unpack(f"<{len(present)}Q", table)):
+            self.entries[page] = entry
+
+    def extent(self, entry):
+        """Where in the segment the page's bytes are."""
+        start = self.table_end + 8 * (entry >> 16 & 0x7FFFF)
+        end = start + (entry >> 4 & 0xFFF) + 1
+        require(end <= self.blocks * BLOCK, "a page reaches beyond the segment")
+        return start, end
+
+    def page(self, index, data):
+        """The contents of a page; `data` is the segment."""
+        entry = self.entries[index]
+        tag = entry & 15
+        if tag == 0:
+            require(entry == 0, "malformed zero entry")
+            return bytes(PAGE)
+        if tag == 1:
+            require(entry & ~(0xFFFFFFFF << 16) == 1, "malformed fill entry")
+            return struct.pack("<I", entry >> 16) * (PAGE // 4)
+        if tag == 15:
+            require(entry == 15, "malformed absent entry")
+            raise Damaged("a page without contents")
+        support(tag == 2 or tag in CODERS, f"page tag {tag}")
+        start, end = self.extent(entry)
+        if tag == 2:
+            require(end - start == PAGE, "a stored page that is none")
+            page = data[start:end]
+        else:
+            page = self._decode(tag, data[start:end], self.pfns[index])
+        require(xxh3(page) & 0x1FFFFFFF == entry >> 35, "the check of the page's contents")
+        return page
+
+    def _decode(self, tag, blob, pfn):
+        require(len(blob) >= 5, "a blob without code")
+        code, check = blob[:-4], int.from_bytes(blob[-4:], "little")
+        seed = int.from_bytes(self.uuid[:8], "little") ^ pfn
+        require(xxh3(code, seed) & 0xFFFFFFFF == check, "the check of the stored bytes")
+        return decode_code(tag, code)
+
+    def check_padding(self, data):
+        """Everything that no page uses is zero, and no two pages share bytes."""
+        used = [self.extent(entry) for entry in self.entries if entry & 15 not in (0, 1, 15)]
+        free = self.table_end
+        for start, end in sorted(used) + [(self.blocks * BLOCK,) * 2]:
+            require(start >= free, "two pages share bytes")
+            require(is_zero(data[free:start]), "padding that is not zero")
+            free = end
+        if self.flags & STRICT:
+            straddling = [1 for start, end in used if start // BLOCK != (end - 1) // BLOCK]
+            require(not straddling, "a page across a boundary in a strict segment")
+
+
+class Chunk(Part):
+    """A frame chunk: its items."""
+
+    def __init__(self, data, uuid, offset):
+        super().__init__(data, uuid, offset)
+        require(self.kind == 1 and len(self.table) == 8, "pages where frame bytes are expected")
+        end = self.table_end + self.pages
+        require(end <= self.blocks * BLOCK, "stored bytes beyond the chunk")
+        stored = data[self.table_end : end]
+        require(xxh3(stored) == int.from_bytes(self.table, "little"), "the hash of the frame bytes")
+        require(is_zero(data[end:]), "padding that is not zero")
+        require(self.first_pfn <= CHUNK_RAW_MAX, "a chunk larger than chunks are")
+        self.raw = zstd_frame(stored, self.first_pfn)
+
+    def items(self):
+        at = 0
+        while at < len(self.raw):
+            length, at = self._leb128(at)
+            require(at + length <= len(self.raw), "an item crosses its chunk")
+            yield self.raw[at : at + length]
+            at += length
+
+    def _leb128(self, at):
+        value = 0
+        for i, byte in enumerate(self.raw[at : at + 4]):
+            value |= (byte & 0x7F) << 7 * i
+            if byte < 0x80:
+                return value, at + i + 1
+        raise Damaged("an item's length does not end")
+
+
+# The image
+
+
+class Image:
+    """An image whose superblock, footer and directory were checked."""
+
+    def __init__(self, file):
+        self.file = file
+        self.len = file.seek(0, 2)
+        require(self.len >= 2 * BLOCK and self.len % BLOCK == 0, f"an image of {self.len} bytes")
+        self._read_superblock()
+        self._read_footer()
+        self._read_directory()
+
+    def read(self, offset, length):
+        self.file.seek(offset)
+        data = self.file.read(length)
+        require(len(data) == length, "the file ends too early")
+        return data
+
+    def _read_superblock(self):
+        block = self.read(0, BLOCK)
+        support(block[:8] == b"ComIOimg", "not a ComIO image")
+        require(xxh3(block[:-8]) == int.from_bytes(block[-8:], "little"), "superblock check")
+        version, flags, self.uuid, self.created, page_size, self.tape_format, generator, ancestors = (
+            struct.unpack_from("<II16sQII32sI", block, 8)
+        )
+        support(version == 1, f"version {version}")
+        support(flags == 0, f"superblock flags {flags:#x}")
+        support(page_size == PAGE, f"pages of {page_size} bytes")
+        support(ancestors == 0, "ancestors")
+        self.generator = generator.rstrip(b"\0").decode()
+        self.superblock_check = xxh3(block)
+
+    def _read_footer(self):
+        block = self.read(self.len - BLOCK, BLOCK)
+        require(block[:8] == b"CIOFOOT1" and block[-8:] == b"ComIOend", "no footer")
+        require(xxh3(block[:4080]) == int.from_bytes(block[4080:4088], "little"), "footer check")
+        (uuid, superblock_check, self.directory_at, self.directory_check, self.segment_count,
+         self.chunk_count, flags) = struct.unpack_from("<16sQQQIII", block, 8)
+        support(flags & ~1 == 0, f"footer flags {flags:#x}")
+        self.incomplete = flags & 1 != 0
+        require(uuid == self.uuid and superblock_check == self.superblock_check, "another's footer")
+        totals = struct.unpack_from("<38Q", block, 64)
+        self.totals, self.tag_pages, self.tag_bytes = totals[:6], totals[6:22], totals[22:]
+
+    def _read_directory(self):
+        count = self.segment_count + self.chunk_count
+        length = self.len - BLOCK - self.directory_at
+        require(length == -(-32 * count // BLOCK) * BLOCK, "the directory's length")
+        require(self.incomplete or self.directory_at // BLOCK >= count, "too many parts")
+        directory = self.read(self.directory_at, length)
+        require(xxh3(directory) == self.directory_check, "directory check")
+        require(is_zero(directory[32 * count :]), "directory padding")
+        entries = [directory[32 * i : 32 * i + 32] for i in range(count)]
+        self.segments = entries[: self.segment_count]
+        self.chunks = entries[self.segment_count :]
+
+    def part(self, entry, number, kind):
+        """The part of a directory entry, and its bytes."""
+        require(entry != LOST, "this part was lost")
+        offset, first_pfn, pages, blocks, words, check = struct.unpack("<QQIHHQ", entry)
+        require(offset % BLOCK == 0 and 0 < blocks <= BLOCKS_MAX, "a directory entry")
+        require(offset + blocks * BLOCK <= self.directory_at, "a part beyond the directory")
+        data = self.read(offset, blocks * BLOCK)
+        part = kind(data, self.uuid, offset)
+        says = (part.first_pfn, part.pages, part.blocks, part.table_end, part.check, part.number)
+        told = (first_pfn, pages, blocks, HEADER + 8 * (words & 0x7FFF), check, number)
+        require(says == told, "header and directory differ")
+        require((words >> 15 != 0) == (part.kind == 0 and part.pfn_map == 2), "the list bit")
+        return part, data
+
+    def page(self, pfn):
+        """The contents of one page."""
+        for number, entry in enumerate(self.segments):
+            first_pfn, listed = struct.unpack_from("<8xQ6xH", entry)
+            if entry == LOST or not (first_pfn <= pfn < first_pfn + PAGES_MAX or listed >> 15):
+                continue
+            segment, data = self.part(entry, number, Segment)
+            if pfn in segment.pfns:
+                return segment.page(segment.pfns.index(pfn), data)
+        raise Damaged(f"there is no page {pfn}")
+
+    def tape(self):
+        """The pages and frame bytes of the tape, in order: (bytes, segment or None)."""
+        segments = iter(enumerate(self.segments))
+        for number, entry in enumerate(self.chunks):
+            chunk, _ = self.part(entry, number, Chunk)
+            last = chunk.flags & LAST_CHUNK != 0
+            require(last == (number + 1 == self.chunk_count), "which chunk is the last")
+            for item in chunk.items():
+                if item:
+                    yield item, None
+                    continue
+                place = next(segments, None)
+                require(place is not None, "more segments placed than there are")
+                yield self._pages(place)
+        require(next(segments, None) is None, "segments that are nowhere on the tape")
+
+    def _pages(self, place):
+        number, entry = place
+        segment, data = self.part(entry, number, Segment)
+        pages = []
+        for index, pfn in enumerate(segment.pfns):
+            try:
+                pages.append(segment.page(index, data))
+            except Damaged as error:
+                raise Damaged(f"page {pfn}: {error}") from error
+        segment.check_padding(data)
+        return b"".join(pages), segment
+
+
+class Totals:
+    """What the footer says, counted again."""
+
+    def __init__(self):
+        self.pages = self.blobs = self.tables = self.padding = self.frame = self.stored = 0
+        self.tag_pages, self.tag_bytes = [0] * 16, [0] * 16
+
+    def add_segment(self, segment):
+        blobs = 0
+        for entry in segment.entries:
+            tag = entry & 15
+            length = 0 if tag in (0, 1, 15) else (entry >> 4 & 0xFFF) + 1
+            self.tag_pages[tag] += 1
+            self.tag_bytes[tag] += length
+            blobs += length
+        whole = segment.blocks * BLOCK
+        table = segment.table_end if blobs else whole
+        self.pages += segment.pages
+        self.blobs += blobs
+        self.tables += table
+        self.padding += whole - table - blobs
+
+    def add_chunks(self, entries):
+        for entry in entries:
+            _, raw, _, blocks, _, _ = struct.unpack("<QQIHHQ", entry)
+            self.frame += raw
+            self.stored += blocks * BLOCK
+
+    def verify(self, image):
+        counted = (self.pages, self.blobs, self.tables, self.padding, self.frame, self.stored)
+        require(counted == image.totals, f"the footer's totals {image.totals}, counted {counted}")
+        tags = (tuple(self.tag_pages), tuple(self.tag_bytes))
+        require(tags == (image.tag_pages, image.tag_bytes), "the footer's counts by tag")
+
+
+def unpack(image, out):
+    """Checks the whole image; writes the flat dump to `out` if there is one."""
+    require(not image.incomplete, "the image is incomplete")
+    support(out is None or image.tape_format == 1, f"unpacking tape format {image.tape_format}")
+    totals = Totals()
+    next_pfn, tail = 0, 0
+    for data, segment in image.tape():
+        if segment:
+            totals.add_segment(segment)
+        if image.tape_format == 1 and segment:
+            require(next_pfn % PAGES_MAX == 0, "a flat dump's segment that is not full")
+            require(tail == 0, "pages behind a flat dump's tail")
+            wanted = list(range(next_pfn, next_pfn + segment.pages))
+            require(segment.pfns == wanted, "a flat dump's pages out of order")
+            next_pfn += segment.pages
+        elif not segment:
+            tail += len(data)
+        if out:
+            out.write(data)
+    require(image.tape_format != 1 or tail < PAGE, "a flat dump's tail of a page or more")
+    totals.add_chunks(image.chunks)
+    totals.verify(image)
+    counts = ", ".join(f"tag {tag}: {count}" for tag, count in enumerate(totals.tag_pages) if count)
+    print(f"whole: {totals.pages} pages ({counts}), made by {image.generator}", file=sys.stderr)
+
+
+def act(image, arguments):
+    if not arguments.out:
+        unpack(image, None)
+        return
+    with open(arguments.out, "wb") as out:
+        if arguments.pfn is None:
+            unpack(image, out)
+        else:
+            out.write(image.page(arguments.pfn))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("image")
+    parser.add_argument("out", nargs="?", help="the flat dump to write; without it only checks")
+    parser.add_argument("--pfn", type=int, help="write this page alone")
+    arguments = parser.parse_args()
+    try:
+        with open(arguments.image, "rb") as file:
+            act(Image(file), arguments)
+    except Damaged as error:
+        sys.exit(f"{arguments.image}: damaged: {error}")
+    except Unsupported as error:
+        sys.exit(f"{arguments.image}: needs another reader: {error}")
+
+
+if __name__ == "__main__":
+    main()
