@@ -149,7 +149,7 @@ impl NfsWriter {
         }
         let mut ids = self.held().ids();
         let mut backoff = Backoff::default();
-        let mut forgetful_rounds = 0;
+        let (mut forgetful_rounds, mut delayed_since) = (0, None);
         while !ids.is_empty() {
             let before = ids.len();
             let (forgotten, later) = self.commit_round(&ids).await?;
@@ -162,6 +162,8 @@ impl NfsWriter {
             }
             ids = self.write_again(forgotten).await?;
             if !later.is_empty() {
+                let checked = self.directory.server.check_delay(&mut delayed_since);
+                checked.map_err(|error| self.directory.error(error.into(), "commit", &self.name))?;
                 backoff.wait().await;
                 ids.extend(later);
             }
