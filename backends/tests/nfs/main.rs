@@ -6,6 +6,9 @@
 
 mod conform;
 mod crash;
+mod ganesha;
 mod guest;
+mod lab;
+mod speed;
 mod misbehave;
 mod misbehaving;
