@@ -125,7 +125,8 @@ pub trait ObjectWriter: Send + Sync {
     /// Reads back into `buffer` (up to its capacity) from what was written.
     async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError>;
 
-    /// Makes the object visible under its name, durably. All was synced before.
+    /// Makes the object visible under its name, durably. All was synced before. On failure
+    /// what was written is removed, as far as that is possible.
     async fn publish(self: Box<Self>) -> Result<(), StorageError>;
 
     /// Removes what was written.

@@ -23,6 +23,10 @@ impl Failed {
         StorageError::new(kind, self.action, self.target, problem).with_source(io::Error::from(errno))
     }
 
+    pub(super) fn corrupt(self, problem: &str) -> StorageError {
+        StorageError::new(Kind::Corrupt, self.action, self.target, problem)
+    }
+
     pub(super) fn io(self, error: io::Error) -> StorageError {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             let problem = "it ends before the bytes that were asked for";

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use comio_core::buffer::{Buffer, Payload};
@@ -179,7 +180,8 @@ impl Storage for LocalStorage {
             })
             .await?;
         let file = Arc::new(file);
-        Ok(Box::new(LocalWriter { storage: self.clone(), file, name, temporary, replace }))
+        let failed = Arc::default();
+        Ok(Box::new(LocalWriter { storage: self.clone(), file, name, temporary, replace, failed }))
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn ObjectReader>, StorageError> {
@@ -231,6 +233,9 @@ struct LocalWriter {
     name: String,
     temporary: String,
     replace: bool,
+    /// An fsync failed. The kernel reports such a failure once and may then call the lost
+    /// pages clean, so that the next fsync succeeds: nothing here can be trusted any more.
+    failed: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -249,10 +254,15 @@ impl ObjectWriter for LocalWriter {
     }
 
     async fn sync(&self) -> Result<(), StorageError> {
-        let (file, name) = (Arc::clone(&self.file), self.name.clone());
+        let (file, name, failed) = (Arc::clone(&self.file), self.name.clone(), Arc::clone(&self.failed));
         self.storage
             .run(move |directory| {
+                if failed.load(Ordering::Relaxed) {
+                    let problem = "an earlier sync failed: what is on the disk cannot be trusted";
+                    return Err(directory.failed("sync", &name).corrupt(problem));
+                }
                 file.sync_all().map_err(|error| {
+                    failed.store(true, Ordering::Relaxed);
                     let len = file.metadata().map_or(0, |meta| meta.len());
                     say_free_space(directory, directory.failed("sync", &name).io(error), len)
                 })
@@ -269,9 +279,12 @@ impl ObjectWriter for LocalWriter {
         let Self { storage, name, temporary, replace, .. } = *self;
         storage
             .run(move |directory| {
-                directory
-                    .rename(&temporary, &name, replace)
-                    .map_err(|errno| directory.failed("publish", &name).because(errno))?;
+                directory.rename(&temporary, &name, replace).map_err(|errno| {
+                    // The writer is gone with this call: nobody else would clean up. What could
+                    // not be removed is a leftover.
+                    let _ = directory.unlink("remove", &temporary);
+                    directory.failed("publish", &name).because(errno)
+                })?;
                 directory.sync("publish", &name)
             })
             .await

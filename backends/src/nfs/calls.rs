@@ -10,11 +10,13 @@ use nfs3_types::nfs3::{
 };
 use nfs3_types::xdr_codec::{Opaque, Pack};
 
-use super::connection::{Connection, Reply, Request};
+use super::connection::{CallError, Connection, Reply, Request};
 use super::errors::Trouble;
+use super::held::Part;
 use super::message::encode_call;
 use super::records::Target;
-use super::server::{Answer, Server};
+use super::server::{Answer, Server, ServerError};
+use super::time::now;
 use super::xdr::{Cursor, Malformed};
 
 /// The longest file handle of NFSv3.
@@ -218,7 +220,7 @@ impl Server {
         &self,
         file: &nfs_fh3,
         offset: u64,
-        data: &super::held::Part,
+        data: &Part,
     ) -> Result<WriteDone, Trouble> {
         let args = WriteHead { file, offset, len: data.len() };
         let request = || Request {
@@ -249,10 +251,9 @@ impl Server {
         let args = COMMIT3args { file: file.clone(), offset: 0, count: 0 };
         let mut request = self.request(NFS_PROGRAM::NFSPROC3_COMMIT, &args);
         request.patience *= COMMIT_PATIENCE;
-        let reply = connection.call(request).await.map_err(|error| match error {
-            super::connection::CallError::Refused(refusal) => {
-                CommitTrouble::Final(super::server::ServerError::Refused(refusal).into())
-            }
+        let outcome = self.patiently(now(), connection.call(request)).await?;
+        let reply = outcome.map_err(|error| match error {
+            CallError::Refused(refusal) => CommitTrouble::Final(ServerError::Refused(refusal).into()),
             _ => CommitTrouble::Again,
         })?;
         let mut cursor = match results(&reply) {

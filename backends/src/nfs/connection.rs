@@ -19,10 +19,13 @@ use super::message::{MARK_BYTES, Refusal, address_call, read_reply_header};
 use super::records::{RecordReader, Target};
 use super::status::{Moves, Status};
 use super::time::{Instant, now, sleep, spawn_owner};
+use super::url::TRANSFER_BYTES_MAX;
 use super::xdr::{Cursor, Malformed};
 
 /// The longest reply that carries no read data. Directory pages are asked for below this.
 const REPLY_BYTES_MAX: usize = 256 << 10;
+/// The longest record of all: read data and a reply's rest.
+const RECORD_BYTES_MAX: usize = TRANSFER_BYTES_MAX as usize + REPLY_BYTES_MAX;
 /// Everything of a READ reply before its data fits into this.
 const READ_HEAD_BYTES_MAX: usize = 640;
 /// How often overdue calls are looked for.
@@ -231,6 +234,9 @@ async fn receive_one<R: AsyncRead + Unpin>(
     let (len, last) = reader.mark().await?;
     if len < 4 {
         return Err(Malformed("a record without a transaction number").into());
+    }
+    if len > RECORD_BYTES_MAX {
+        return Err(Malformed("a record longer than any that was asked for").into());
     }
     let mut head = Vec::with_capacity(len.min(READ_HEAD_BYTES_MAX));
     reader.append(&mut head, len.min(READ_HEAD_BYTES_MAX)).await?;

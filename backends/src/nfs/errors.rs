@@ -48,7 +48,9 @@ impl Trouble {
 
 fn server_kind(error: &ServerError) -> Kind {
     match error {
-        ServerError::GaveUp { .. } | ServerError::StillDelayed(_) => Kind::Unreachable,
+        ServerError::GaveUp { .. } | ServerError::StillDelayed(_) | ServerError::StillLost { .. } => {
+            Kind::Unreachable
+        }
         ServerError::Refused(Refusal::Credential(_)) => Kind::Permission,
         ServerError::Malformed(_) | ServerError::Refused(_) => Kind::Protocol,
     }

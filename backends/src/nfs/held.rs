@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use comio_core::buffer::Buffer;
 use nfs3_types::nfs3::writeverf3;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
 use super::connection::Connection;
 
@@ -17,7 +17,22 @@ pub(super) struct Part {
     pub(super) buffer: Arc<Buffer>,
     pub(super) range: Range<usize>,
     /// The buffer's share of what may be held; goes back with its last part.
-    pub(super) _room: Arc<OwnedSemaphorePermit>,
+    pub(super) room: Arc<Room>,
+}
+
+/// A share of the bytes that a writer may hold.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// Told when the share is free again.
+    pub(super) freed: Arc<Notify>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.freed.notify_waiters();
+    }
 }
 
 impl Part {
@@ -29,7 +44,7 @@ impl Part {
     pub(super) fn piece(&self, start: usize, len_max: usize) -> Self {
         let start = self.range.start + start;
         let end = self.range.end.min(start + len_max);
-        Self { range: start..end, ..self.clone() }
+        Self { buffer: Arc::clone(&self.buffer), range: start..end, room: Arc::clone(&self.room) }
     }
 }
 

@@ -54,7 +54,7 @@ use writer::NfsWriter;
 const FIRST_CONTACT_LIMIT: Duration = Duration::from_secs(5);
 /// Transfers no larger than this unless the URL says so: larger ones gain nothing, and a lost
 /// connection costs more.
-const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+const TRANSFER_BYTES_USUAL: u32 = 1 << 20;
 const TRANSFER_BYTES_MIN: u32 = 4096;
 /// Groups in an `AUTH_SYS` credential, at most.
 const GROUPS_MAX: usize = 16;
@@ -175,7 +175,7 @@ async fn find_directory(
 /// The user's choice or the server's preference, within what the server can.
 fn transfer_bytes(wanted: Option<u32>, preferred: u32, max: u32) -> usize {
     let max = max.max(TRANSFER_BYTES_MIN);
-    let bytes = wanted.unwrap_or_else(|| preferred.clamp(TRANSFER_BYTES_MIN, TRANSFER_BYTES_MAX)).min(max);
+    let bytes = wanted.unwrap_or_else(|| preferred.clamp(TRANSFER_BYTES_MIN, TRANSFER_BYTES_USUAL)).min(max);
     // Whole pages, so that the server's cache never has to read for a WRITE.
     (bytes as usize / 4096 * 4096).max(TRANSFER_BYTES_MIN as usize)
 }

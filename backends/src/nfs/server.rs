@@ -34,6 +34,8 @@ pub(super) enum ServerError {
     GaveUp { silence: Duration, last: String },
     #[error("the server has asked to try again later for {} s, and `soft` allows no more", .0.as_secs())]
     StillDelayed(Duration),
+    #[error("the connection was lost again and again for {} s, and `soft` allows no more ({last})", .lost_for.as_secs())]
+    StillLost { lost_for: Duration, last: String },
     #[error("the server breaks the NFS protocol: {0}")]
     Malformed(#[from] Malformed),
     #[error(transparent)]
@@ -130,7 +132,7 @@ impl Server {
         let begin = now();
         let mut backoff = Backoff::default();
         let (mut repeated, mut malformed) = (false, 0);
-        let mut delayed_since: Option<Instant> = None;
+        let (mut delayed_since, mut lost_since) = (None, None);
         loop {
             let (outcome, sent) = self.patiently(begin, self.attempt(request())).await?;
             let last = match outcome {
@@ -138,8 +140,7 @@ impl Server {
                     return Ok(Answer { reply, connection, repeated });
                 }
                 Ok(_) => {
-                    let since = *delayed_since.get_or_insert_with(now);
-                    self.check_delay(since)?;
+                    self.check_delay(&mut delayed_since)?;
                     "the server asked to try again later".to_owned()
                 }
                 Err(CallError::Refused(refusal)) => return Err(refusal.into()),
@@ -153,6 +154,7 @@ impl Server {
                 }
                 Err(CallError::Lost(problem)) => {
                     repeated |= sent;
+                    self.check_losses(&mut lost_since, &problem)?;
                     problem
                 }
             };
@@ -194,7 +196,7 @@ impl Server {
     }
 
     /// Waits for `future`, but with `soft` only while the server is not silent too long.
-    async fn patiently<F: Future>(&self, begin: Instant, future: F) -> Result<F::Output, ServerError> {
+    pub(super) async fn patiently<F: Future>(&self, begin: Instant, future: F) -> Result<F::Output, ServerError> {
         let Retry::Soft(limit) = self.retry else { return Ok(future.await) };
         let give_up = async {
             loop {
@@ -212,10 +214,28 @@ impl Server {
         }
     }
 
-    fn check_delay(&self, since: Instant) -> Result<(), ServerError> {
+    /// Notes that the server asked to try again later; an error once `soft` allows no more.
+    pub(super) fn check_delay(&self, since: &mut Option<Instant>) -> Result<(), ServerError> {
+        match self.too_long_since(since) {
+            Some(delayed_for) => Err(ServerError::StillDelayed(delayed_for)),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for connections lost: bytes may move in vain, so silence is not the measure.
+    fn check_losses(&self, since: &mut Option<Instant>, last: &str) -> Result<(), ServerError> {
+        match self.too_long_since(since) {
+            Some(lost_for) => Err(ServerError::StillLost { lost_for, last: last.to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    /// How long it has been since the first time, if `soft` does not allow that.
+    fn too_long_since(&self, since: &mut Option<Instant>) -> Option<Duration> {
+        let elapsed = since.get_or_insert_with(now).elapsed();
         match self.retry {
-            Retry::Soft(limit) if since.elapsed() > limit => Err(ServerError::StillDelayed(since.elapsed())),
-            _ => Ok(()),
+            Retry::Soft(limit) if elapsed > limit => Some(elapsed),
+            _ => None,
         }
     }
 }

@@ -77,7 +77,8 @@ impl Default for NfsOptions {
 
 const CONNECTIONS_MAX: usize = 16;
 const TRANSFER_BYTES_MIN: u32 = 4096;
-const TRANSFER_BYTES_MAX: u32 = 16 << 20;
+/// The most that a READ or WRITE may move.
+pub(super) const TRANSFER_BYTES_MAX: u32 = 16 << 20;
 const SOFT_DEFAULT: Duration = Duration::from_secs(60);
 
 /// libnfs options about things that this client does not have: harmless, so not refused.

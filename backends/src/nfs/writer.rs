@@ -14,7 +14,7 @@ use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
 use super::calls::CommitTrouble;
 use super::directory::Directory;
 use super::errors::Trouble;
-use super::held::{Held, Part, Written};
+use super::held::{Held, Part, Room, Written};
 use super::reader::read_file;
 use super::server::Backoff;
 
@@ -37,8 +37,8 @@ pub(super) struct NfsWriter {
     room: Arc<Semaphore>,
     room_grains: usize,
     held: Mutex<Held>,
-    /// A part was taken by the server: there may be something to commit.
-    taken: Notify,
+    /// A part was taken by the server, so that there is something to commit, or room was freed.
+    changed: Arc<Notify>,
     /// One COMMIT at a time.
     committing: AsyncMutex<()>,
     /// A COMMIT failed. A server that has told an error once may tell success the next time
@@ -65,7 +65,7 @@ impl NfsWriter {
             room: Arc::new(Semaphore::new(room_grains)),
             room_grains,
             held: Mutex::default(),
-            taken: Notify::new(),
+            changed: Arc::new(Notify::new()),
             committing: AsyncMutex::new(()),
             failed: AtomicBool::new(false),
         }
@@ -80,19 +80,19 @@ impl NfsWriter {
         let grains = buffer.capacity().div_ceil(GRAIN).clamp(1, self.room_grains);
         let grains = u32::try_from(grains).expect("the room was clamped to u32");
         let room = loop {
-            let taken = self.taken.notified();
-            if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(grains) {
-                break room;
+            let changed = self.changed.notified();
+            if let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(grains) {
+                break Room { permit: Some(permit), freed: Arc::clone(&self.changed) };
             }
             if self.held().is_empty() {
                 // All of it is under way: the first that is taken can be committed.
-                taken.await;
+                changed.await;
             } else {
                 self.commit().await?;
             }
         };
         let range = 0..buffer.len();
-        Ok(Part { buffer: Arc::new(buffer), range, _room: Arc::new(room) })
+        Ok(Part { buffer: Arc::new(buffer), range, room: Arc::new(room) })
     }
 
     /// Writes a part, however often the server takes only some of it. Gives what is to be
@@ -113,7 +113,7 @@ impl NfsWriter {
                 let (verifier, connection) = (written.verifier, written.connection);
                 ids.push(self.held().add(Written { offset, part, verifier, connection }));
             }
-            self.taken.notify_waiters();
+            self.changed.notify_waiters();
             done += written.len;
             offset += written.len as u64;
         }
@@ -149,7 +149,7 @@ impl NfsWriter {
         }
         let mut ids = self.held().ids();
         let mut backoff = Backoff::default();
-        let mut forgetful_rounds = 0;
+        let (mut forgetful_rounds, mut delayed_since) = (0, None);
         while !ids.is_empty() {
             let before = ids.len();
             let (forgotten, later) = self.commit_round(&ids).await?;
@@ -162,6 +162,8 @@ impl NfsWriter {
             }
             ids = self.write_again(forgotten).await?;
             if !later.is_empty() {
+                let checked = self.directory.server.check_delay(&mut delayed_since);
+                checked.map_err(|error| self.directory.error(error.into(), "commit", &self.name))?;
                 backoff.wait().await;
                 ids.extend(later);
             }
@@ -252,7 +254,13 @@ impl ObjectWriter for NfsWriter {
     }
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
-        self.directory.publish(&self.file, &self.temporary, &self.name, self.replace).await
+        let published = self.directory.publish(&self.file, &self.temporary, &self.name, self.replace).await;
+        if published.is_err() {
+            // The writer is gone with this call: nobody else would clean up. What could not be
+            // removed is a leftover.
+            let _ = self.directory.remove(&self.temporary).await;
+        }
+        published
     }
 
     async fn abandon(self: Box<Self>) -> Result<(), StorageError> {

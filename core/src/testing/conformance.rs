@@ -51,8 +51,7 @@ impl Unique {
 
 /// Bytes that differ between offsets and between seeds.
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
-    let byte = |i: usize| (i ^ (i >> 8) ^ (i >> 16)) as u8;
-    (0..len).map(|i| byte(i).wrapping_mul(31).wrapping_add(seed)).collect()
+    (0u32..).take(len).flat_map(u32::to_le_bytes).zip(0..len).map(|(byte, _)| byte ^ seed).collect()
 }
 
 fn payload(bytes: &[u8]) -> Payload {
@@ -109,11 +108,11 @@ async fn writes_may_overlap_in_time_and_come_in_any_order(storage: &dyn Storage,
     let bytes = pattern(2, 5 * MIB);
     let writer = storage.create("parallel", unique.options(false)).await.expect("create");
     let piece = 300_001;
-    let writes = bytes.chunks(piece).enumerate().rev().map(|(i, chunk)| {
+    let pieces = bytes.chunks(piece).enumerate().rev().map(|(i, chunk)| {
         let offset = (i * piece) as u64;
         writer.write_at(offset, payload(chunk))
     });
-    try_join_all(writes).await.expect("overlapping writes");
+    try_join_all(pieces).await.expect("overlapping writes");
     writer.sync().await.expect("sync");
     writer.publish().await.expect("publish");
     let reader = storage.open("parallel").await.expect("open");
@@ -235,9 +234,7 @@ async fn of_two_writers_of_a_new_name_one_wins(storage: &dyn Storage, unique: &m
     assert_eq!(error.kind, StorageErrorKind::AlreadyExists);
     assert_eq!(get(storage, "race").await, b"second");
     storage.remove("race").await.expect("remove");
-    for leftover in storage.leftovers().await.expect("leftovers") {
-        storage.remove(&leftover.name).await.expect("remove a leftover");
-    }
+    assert_eq!(storage.leftovers().await.expect("leftovers"), [], "the loser cleans up");
 }
 
 async fn a_read_beyond_the_end_is_an_error(storage: &dyn Storage, unique: &mut Unique) {

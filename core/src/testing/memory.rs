@@ -212,10 +212,10 @@ impl ObjectWriter for MemoryWriter {
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
         let mut shared = self.storage.lock();
+        let written = shared.written.remove(&self.temporary).ok_or_else(|| self.stale("publish"))?;
         if !self.replace && shared.published.contains_key(&self.name) {
             return Err(in_use("publish", &self.name));
         }
-        let written = shared.written.remove(&self.temporary).ok_or_else(|| self.stale("publish"))?;
         shared.published.insert(self.name.clone(), Arc::new(written.durable));
         Ok(())
     }

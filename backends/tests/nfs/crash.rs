@@ -1,0 +1,102 @@
+//! A small save in which the n-th mutating storage call fails, or the process dies there,
+//! for every n: afterwards there is no image, or a whole one; with an older image of the
+//! name, that one or the new one, whole.
+
+use std::sync::Arc;
+
+use comio_backends::embedded::EmbeddedServer;
+use comio_backends::local::LocalStorage;
+use comio_backends::nfs::{NfsStorage, NfsUrl};
+use comio_core::compute::Inline;
+use comio_core::storage::{Storage, StorageErrorKind};
+use comio_core::testing::{Fault, FaultyStorage, MemoryStorage};
+
+use crate::guest::{Guest, restore, save};
+
+const OLD: Guest = Guest { seed: 1, pages: 300 };
+const NEW: Guest = Guest { seed: 2, pages: 3000 };
+
+const FAULTS: [Fault; 5] = [
+    Fault::Fail(StorageErrorKind::NoSpace),
+    Fault::Fail(StorageErrorKind::Unreachable),
+    Fault::FailAfter(StorageErrorKind::Unreachable),
+    Fault::Die,
+    Fault::DieAfter,
+];
+
+/// Runs the save with every fault at every call; `after_death` is what a crash does to the
+/// storage itself.
+async fn try_every_point<S: Storage + Clone>(storage: &S, after_death: impl Fn()) {
+    for fault in FAULTS {
+        for replace in [false, true] {
+            let mut at_call = 1;
+            while fails_safely(storage, at_call, fault, replace, &after_death).await {
+                at_call += 1;
+            }
+            // create, three segments, directory, sync, footer, sync, publish at the least.
+            assert!(at_call > 8, "only {at_call} calls were tried");
+        }
+    }
+}
+
+/// One run; whether its fault was met at all.
+async fn fails_safely<S: Storage + Clone>(
+    storage: &S,
+    at_call: u64,
+    fault: Fault,
+    replace: bool,
+    after_death: &impl Fn(),
+) -> bool {
+    if replace {
+        save(storage, "guest", OLD, false).await.expect("the older image");
+    }
+    let faulty = FaultyStorage::new(storage.clone(), at_call, fault);
+    let outcome = save(&faulty, "guest", NEW, replace).await;
+    let context = || format!("{fault:?} at call {at_call} of {:?}, replace {replace}", faulty.calls());
+    if matches!(fault, Fault::Die | Fault::DieAfter) && faulty.was_met() {
+        after_death();
+    }
+    assert_eq!(outcome.is_err(), faulty.was_met(), "{}", context());
+    let listed: Vec<_> = storage.list().await.expect("list").into_iter().map(|info| info.name).collect();
+    match &listed[..] {
+        [] => assert!(outcome.is_err() && !replace, "no image: {}", context()),
+        [name] if name == "guest" => {
+            let found = restore(storage, "guest").await;
+            let allowed = if outcome.is_ok() { found == NEW } else { found == NEW || (replace && found == OLD) };
+            assert!(allowed, "{found:?}: {}", context());
+            storage.remove("guest").await.expect("remove");
+        }
+        other => panic!("{other:?}: {}", context()),
+    }
+    let leftovers = storage.leftovers().await.expect("leftovers");
+    // Who cannot be asked to clean up leaves something: a dead process, or a fault at that very call.
+    let may_leave = matches!(fault, Fault::Die | Fault::DieAfter)
+        || matches!(faulty.calls().last(), Some(&"create" | &"abandon" | &"publish"));
+    assert!(leftovers.len() <= usize::from(may_leave), "{}", context());
+    for leftover in leftovers {
+        storage.remove(&leftover.name).await.expect("remove a leftover");
+    }
+    faulty.was_met()
+}
+
+#[tokio::test]
+async fn memory_survives_a_fault_at_every_point() {
+    let storage = MemoryStorage::new();
+    let power_cut = storage.clone();
+    try_every_point(&storage, || power_cut.lose_unsynced()).await;
+}
+
+#[tokio::test]
+async fn a_local_directory_survives_a_fault_at_every_point() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
+    try_every_point(&storage, || {}).await;
+}
+
+#[tokio::test]
+async fn nfs_survives_a_fault_at_every_point() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = EmbeddedServer::start(directory.path(), 1).unwrap();
+    let storage = NfsStorage::connect(&NfsUrl::parse(&server.url()).unwrap()).await.unwrap();
+    try_every_point(&storage, || {}).await;
+}

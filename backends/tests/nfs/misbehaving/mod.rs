@@ -1,0 +1,47 @@
+//! An NFS server that misbehaves as told.
+//!
+//! Two halves share one [`Plan`]: a file system on `nfs3_server`'s traits that answers with
+//! errors, late, and forgets what was not committed ([`files`]); and a proxy before it that
+//! breaks connections and records ([`proxy`]). The client under test connects to the proxy.
+
+mod files;
+mod plan;
+mod proxy;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use comio_backends::embedded::{DirectoryFiles, EmbeddedServer};
+use comio_backends::nfs::{NfsStorage, NfsUrl};
+use comio_core::storage::StorageError;
+
+pub(crate) use plan::{Fault, Operation, Plan, Rule, When};
+
+/// A running misbehaving server.
+pub(crate) struct MisbehavingServer {
+    pub(crate) plan: Arc<Plan>,
+    _server: EmbeddedServer,
+    proxy: proxy::Proxy,
+}
+
+impl MisbehavingServer {
+    /// Serves `directory` with the faults of `rules`.
+    pub(crate) async fn start(directory: &Path, rules: Vec<Rule>) -> Self {
+        let plan = Arc::new(Plan::new(rules));
+        let files = DirectoryFiles::open(directory).unwrap();
+        let files = Arc::new(files::Forgetful::new(files, Arc::clone(&plan)));
+        let server = EmbeddedServer::serve(files::Shared(Arc::clone(&files)), 0, 1).unwrap();
+        let proxy = proxy::Proxy::start(server.port(), files, Arc::clone(&plan)).await;
+        Self { plan, _server: server, proxy }
+    }
+
+    /// Its URL with `options` ("&timeo=5").
+    pub(crate) fn url(&self, options: &str) -> NfsUrl {
+        let port = self.proxy.port;
+        NfsUrl::parse(&format!("nfs://127.0.0.1:{port}/?mountport={port}{options}")).unwrap()
+    }
+
+    pub(crate) async fn connect(&self, options: &str) -> Result<NfsStorage, StorageError> {
+        NfsStorage::connect(&self.url(options)).await
+    }
+}

@@ -1,0 +1,143 @@
+//! Throughput against nfs-ganesha, beside libnfs's `nfs-cp` and the link's own limit.
+//!
+//! `ci/nfs --figures` runs this in release and writes the table into `results/nfs/`.
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Instant;
+
+use comio_backends::nfs::NfsStorage;
+use comio_core::buffer::{BufferPool, Payload};
+use comio_core::storage::{CreateOptions, Storage};
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::lab::{Lab, has, is_open, run};
+
+const TOTAL_BYTES: u64 = 1 << 30;
+const PIECE_BYTES: usize = 4 << 20;
+const AT_ONCE: usize = 4;
+const HELD_BYTES_MAX: usize = 128 << 20;
+const ROUNDS: u64 = 5;
+/// What TCP over Ethernet leaves of a link: payload over frame, with time stamps.
+const GOODPUT: f64 = 1448.0 / 1514.0;
+
+/// Bytes that no link can compress.
+fn noise() -> Vec<u8> {
+    let mut state = 1u64;
+    let words = std::iter::repeat_with(move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state ^ (state >> 31)).to_le_bytes()
+    });
+    words.take(PIECE_BYTES / 8).flatten().collect()
+}
+
+fn offsets() -> impl Iterator<Item = u64> {
+    (0..TOTAL_BYTES).step_by(PIECE_BYTES)
+}
+
+/// Writes the whole file and makes it durable; gives the seconds.
+async fn write(storage: &NfsStorage, name: &str, unique: u64, noise: &[u8]) -> f64 {
+    let pool = BufferPool::new(2 * HELD_BYTES_MAX, PIECE_BYTES);
+    let options = CreateOptions { replace: true, held_bytes_max: HELD_BYTES_MAX, unique };
+    let begin = Instant::now();
+    let writer = storage.create(name, options).await.unwrap();
+    stream::iter(offsets().map(Ok))
+        .try_for_each_concurrent(AT_ONCE, async |offset| {
+            let mut buffer = pool.take_slot().await.unwrap();
+            buffer.spare().copy_from_slice(noise);
+            buffer.spare()[..8].copy_from_slice(&offset.to_le_bytes());
+            buffer.set_len(PIECE_BYTES);
+            writer.write_at(offset, Payload::Bytes(buffer)).await
+        })
+        .await
+        .unwrap();
+    writer.sync().await.unwrap();
+    writer.publish().await.unwrap();
+    begin.elapsed().as_secs_f64()
+}
+
+/// Reads it all and compares; gives the seconds.
+async fn read(storage: &NfsStorage, name: &str, noise: &[u8]) -> f64 {
+    let pool = BufferPool::new(HELD_BYTES_MAX, PIECE_BYTES);
+    let begin = Instant::now();
+    let reader = storage.open(name).await.unwrap();
+    stream::iter(offsets())
+        .for_each_concurrent(AT_ONCE, async |offset| {
+            let buffer = pool.take_slot().await.unwrap();
+            let payload = reader.read_at(offset, PIECE_BYTES, buffer).await.unwrap();
+            let bytes = payload.bytes().unwrap();
+            assert_eq!(bytes[..8], offset.to_le_bytes());
+            assert!(bytes[8..] == noise[8..], "what was read is not what was written");
+        })
+        .await;
+    begin.elapsed().as_secs_f64()
+}
+
+fn nfs_cp(from: &str, to: &str) -> f64 {
+    let begin = Instant::now();
+    run(Command::new("nfs-cp").args([from, to]));
+    begin.elapsed().as_secs_f64()
+}
+
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}
+
+/// MiB per second.
+#[expect(clippy::cast_precision_loss, reason = "a gibibyte is exact in a double")]
+fn rate(seconds: f64) -> f64 {
+    (TOTAL_BYTES >> 20) as f64 / seconds
+}
+
+/// Seconds of `ROUNDS` rounds, ours and theirs in turn: writes, then reads.
+fn rounds(lab: &Lab, storage: &NfsStorage, runtime: &tokio::runtime::Runtime) -> [[Vec<f64>; 2]; 2] {
+    let noise = noise();
+    let local = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    let bytes: Vec<u8> = offsets().flat_map(|_| noise.iter().copied()).collect();
+    std::fs::write(local.path(), bytes).unwrap();
+    let file = local.path().to_str().unwrap().to_owned();
+    let theirs = lab.url_text("/open/theirs", "version=3&uid=0&gid=0");
+    let mut seconds: [[Vec<f64>; 2]; 2] = Default::default();
+    for round in 0..ROUNDS {
+        seconds[0][0].push(runtime.block_on(write(storage, "ours", round, &noise)));
+        seconds[0][1].push(nfs_cp(&file, &theirs));
+        seconds[1][0].push(runtime.block_on(read(storage, "ours", &noise)));
+        seconds[1][1].push(nfs_cp(&theirs, &file));
+        runtime.block_on(async {
+            for name in ["ours", "theirs"] {
+                storage.remove(name).await.unwrap();
+            }
+        });
+    }
+    seconds
+}
+
+#[test]
+fn figures() {
+    let Some(table) = std::env::var_os("COMIO_NFS_FIGURES") else {
+        println!("skipped: ci/nfs --figures runs it");
+        return;
+    };
+    assert!(is_open() && has("nfs-cp"), "ci/nfs installs what is needed");
+    let lab = Lab::start("3g");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let storage = runtime.block_on(NfsStorage::connect(&lab.url("open", ""))).unwrap();
+    let mut text = String::from(
+        "| link | operation | ours MiB/s | nfs-cp MiB/s | ours / nfs-cp | ours / TCP goodput |\n|---|---|---|---|---|---|\n",
+    );
+    for (link, goodput) in [("unlimited", None), ("1gbit", Some(1e9 / 8.0 * GOODPUT / f64::from(1 << 20)))] {
+        if goodput.is_some() {
+            lab.slow_link(link);
+        }
+        let seconds = rounds(&lab, &storage, &runtime);
+        for (operation, [ours, theirs]) in ["write", "read"].into_iter().zip(seconds) {
+            let (ours, theirs) = (rate(median(ours)), rate(median(theirs)));
+            let of_goodput = goodput.map_or("".to_owned(), |goodput| format!("{:.3}", ours / goodput));
+            let ratio = ours / theirs;
+            writeln!(text, "| {link} | {operation} | {ours:.0} | {theirs:.0} | {ratio:.2} | {of_goodput} |").unwrap();
+        }
+    }
+    print!("{text}");
+    std::fs::write(table, text).unwrap();
+}
