@@ -7,7 +7,7 @@ use comio_core::engine::{self, Engine, EngineError, Progress, SaveOptions};
 use comio_core::storage::Storage;
 use futures::future::try_join_all;
 
-use crate::hypervisor::TraceHypervisor;
+use crate::hypervisor::ReplayHypervisor;
 use crate::report::GuestTime;
 use crate::world::World;
 
@@ -55,7 +55,7 @@ impl Member {
         format!("{}.comio", self.guest)
     }
 
-    async fn save(&self, world: &dyn World, from: &TraceHypervisor) -> Result<Moved, HerdError> {
+    async fn save(&self, world: &dyn World, from: &ReplayHypervisor) -> Result<Moved, HerdError> {
         let start = world.now();
         let options = SaveOptions { uuid: world.uuid(), created_unix_s: 0, replace: false };
         let progress = Progress::default();
@@ -66,7 +66,7 @@ impl Member {
             .map_err(|problem| self.failed(problem))
     }
 
-    async fn restore(&self, world: &dyn World, to: &TraceHypervisor) -> Result<Moved, HerdError> {
+    async fn restore(&self, world: &dyn World, to: &ReplayHypervisor) -> Result<Moved, HerdError> {
         let start = world.now();
         let progress = Progress::default();
         let (image, storage) = (self.image(), &*self.storage);
@@ -85,7 +85,7 @@ impl Member {
 pub(crate) async fn save(
     herd: &[Member],
     world: &dyn World,
-    hypervisor: &TraceHypervisor,
+    hypervisor: &ReplayHypervisor,
 ) -> Result<Arrived, HerdError> {
     let moved = try_join_all(herd.iter().map(|member| member.save(world, hypervisor))).await?;
     Ok(arrived(herd, &moved))
@@ -95,7 +95,7 @@ pub(crate) async fn save(
 pub(crate) async fn restore(
     herd: &[Member],
     world: &dyn World,
-    hypervisor: &TraceHypervisor,
+    hypervisor: &ReplayHypervisor,
 ) -> Result<Arrived, HerdError> {
     let moved = try_join_all(herd.iter().map(|member| member.restore(world, hypervisor))).await?;
     Ok(arrived(herd, &moved))

@@ -8,6 +8,7 @@
 mod herd;
 pub mod hypervisor;
 pub mod model;
+pub mod replay;
 pub mod report;
 pub mod runner;
 pub mod scenario;

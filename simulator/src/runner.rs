@@ -15,7 +15,8 @@ use comio_core::storage::Storage;
 use comio_core::tape::{GuestWriter, TapeError, TapeItem};
 
 use crate::herd::{self, Arrived, HerdError, Member};
-use crate::hypervisor::{GuestState, TraceHypervisor};
+use crate::hypervisor::{GuestState, Replay, ReplayHypervisor};
+use crate::replay::ReplayedGuest;
 use crate::report::{Phase, RESULTS_FORMAT, Results, Run};
 use crate::scenario::{Method, Missed, Operation, Scenario, ScenarioFile};
 use crate::trace::{BadTrace, SyntheticGuest, Trace};
@@ -121,7 +122,7 @@ struct Stage<'a> {
 impl Stage<'_> {
     async fn measure(&self, method: Method) -> Result<Vec<Run>, RunError> {
         let failed = |phase| move |problem| RunError::Herd { method, phase, problem };
-        let hypervisor = TraceHypervisor::new(Arc::clone(&self.compute), self.guests());
+        let hypervisor = ReplayHypervisor::new(self.guests());
         let herd = self.herd(method);
         self.world.tell(&format!("{}: saving {} guests", method.title(), herd.len()));
         let saved = herd::save(&herd, self.world, &hypervisor).await.map_err(failed(Phase::Save))?;
@@ -147,13 +148,14 @@ impl Stage<'_> {
         format!("guest-{number:04}")
     }
 
-    fn guests(&self) -> impl Iterator<Item = (String, SyntheticGuest)> {
+    fn guests(&self) -> impl Iterator<Item = (String, Arc<dyn Replay>)> {
         let guests = &self.scenario.guests;
         // Guests fit this machine's address space: the parser bounds their memory.
         let page_count = usize::try_from(guests.memory.0).unwrap_or(usize::MAX) / PAGE_SIZE;
         self.traces.iter().cycle().take(guests.count).zip(0u64..).map(move |(trace, number)| {
             let memory = SyntheticGuest::new(trace, page_count, guests.private.0, self.scenario.seed, number);
-            (Self::guest_name(usize::try_from(number).unwrap_or(usize::MAX)), memory)
+            let guest: Arc<dyn Replay> = Arc::new(ReplayedGuest::new(memory, &self.compute));
+            (Self::guest_name(usize::try_from(number).unwrap_or(usize::MAX)), guest)
         })
     }
 
