@@ -76,10 +76,9 @@ impl GuestReader for Reader {
         }
         let buffer = pool.take_slot().await?;
         let memory = Arc::clone(&self.memory);
-        let pages = compute::run(&*self.compute, move || {
-            (read_pages(&memory, first, count, buffer), Work::Other)
-        })
-        .await?;
+        let pages =
+            compute::run(&*self.compute, move || (read_pages(&memory, first, count, buffer), Work::Other))
+                .await?;
         self.next = first + count;
         let pfns = Pfns::Run { first: first as u64, count };
         Ok(Some(TapeItem::Batch(Batch { pfns, pages: Payload::Bytes(pages) })))

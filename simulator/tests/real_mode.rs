@@ -1,5 +1,7 @@
 //! A scenario in real mode, on a world in memory: real bytes through the real engine.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,7 +31,11 @@ impl Storage for Spoiling {
         self.0.location()
     }
 
-    async fn create(&self, name: &str, options: CreateOptions) -> Result<Box<dyn ObjectWriter>, StorageError> {
+    async fn create(
+        &self,
+        name: &str,
+        options: CreateOptions,
+    ) -> Result<Box<dyn ObjectWriter>, StorageError> {
         self.0.create(name, options).await
     }
 
@@ -85,6 +91,15 @@ impl World for MemoryWorld {
         Duration::from_millis(self.ticks.fetch_add(1, Ordering::Relaxed))
     }
 
+    async fn sleep(&self, duration: Duration) {
+        let passed = u64::try_from(duration.as_millis()).unwrap();
+        self.ticks.fetch_add(passed, Ordering::Relaxed);
+    }
+
+    fn cores(&self) -> usize {
+        1
+    }
+
     fn uuid(&self) -> [u8; 16] {
         u128::from(self.ticks.fetch_add(1, Ordering::Relaxed)).to_be_bytes()
     }
@@ -128,7 +143,7 @@ fn world(spoil: bool) -> MemoryWorld {
     let trace = Trace::new("t-0", recorded(1300)).unwrap();
     let compute: Arc<dyn Compute> = Arc::new(Inline);
     let guest = ReplayedGuest::new(SyntheticGuest::new(&trace, 1300, 0.0, 1, 1), &compute);
-    let coder = EcbcCoder::new(Method::ComioDense.coder(), Placement::Hybrid);
+    let coder = EcbcCoder::new(comio_core::ecbc::Method::Dense, Placement::Hybrid);
     let engine = Engine::new(compute, Arc::new(coder), 0);
     let options = SaveOptions { uuid: [1; 16], created_unix_s: 0, replace: false };
     let progress = Progress::default();
@@ -155,7 +170,7 @@ fn every_guest_comes_back_by_every_method() {
     let runs = &outcome.results.runs;
     assert_eq!(runs.len(), 6);
     assert!(runs.iter().all(|run| run.identical == Some(true)));
-    assert!(runs.iter().all(|run| run.guest_bytes == 18 << 20 && run.guest_times.len() == 3));
+    assert!(runs.iter().all(|run| run.guest_bytes == 18 << 20 && run.timeline.guests.len() == 3));
     let stored = |method| {
         let save = |run: &&_| matches!(run, comio_simulator::report::Run { operation: Phase::Save, .. });
         runs.iter().filter(save).find(|run| run.method == method).unwrap().stored_bytes
