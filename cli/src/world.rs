@@ -44,6 +44,15 @@ impl World for RealWorld {
         self.started.elapsed()
     }
 
+    async fn sleep(&self, duration: Duration) {
+        #[expect(clippy::disallowed_methods, reason = "this is the testbed's clock")]
+        tokio::time::sleep(duration).await;
+    }
+
+    fn cores(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    }
+
     fn uuid(&self) -> [u8; 16] {
         uuid::Uuid::new_v4().into_bytes()
     }

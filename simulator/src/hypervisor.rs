@@ -1,33 +1,50 @@
 //! A hypervisor whose guests replay recorded memory.
 //!
-//! It holds no whole guest: pages are made from the trace when the engine reads them, and
-//! what a restore writes is compared, page by page, with what the guest had, and forgotten.
+//! It holds no whole guest: contents are made when the engine reads them, and what a restore
+//! writes is compared with what the guest had, and forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use comio_core::buffer::{Buffer, BufferPool, Payload};
-use comio_core::compute::{self, Compute, Work};
+use comio_core::PAGE_SIZE;
 use comio_core::hypervisor::{GuestInfo, HeldGuest, Hypervisor, HypervisorError, NewGuest};
-use comio_core::tape::{Batch, GuestReader, GuestWriter, Pfns, TapeError, TapeFormat, TapeItem};
-use comio_core::{PAGE_SIZE, SEGMENT_PAGES};
+use comio_core::tape::{GuestReader, GuestWriter, TapeFormat};
 
-use crate::trace::SyntheticGuest;
+/// A guest's memory, as often as it is wanted.
+pub trait Replay: Send + Sync {
+    /// How many pages.
+    fn page_count(&self) -> usize;
 
-/// Guests made from traces.
+    /// Its tape from the beginning.
+    fn reader(&self) -> Box<dyn GuestReader>;
+
+    /// Takes a tape and compares.
+    fn writer(&self) -> Box<dyn ComparingWriter>;
+}
+
+/// A writer that keeps nothing but a verdict.
+pub trait ComparingWriter: GuestWriter {
+    /// Whether a whole tape came, the same as the guest's.
+    fn identical(&self) -> bool;
+
+    /// Itself, as the engine knows it.
+    fn as_writer(&mut self) -> &mut dyn GuestWriter;
+}
+
+/// Guests that replay.
 #[derive(Clone)]
-pub struct TraceHypervisor {
+pub struct ReplayHypervisor {
     shared: Arc<Shared>,
 }
 
+#[derive(Default)]
 struct Shared {
-    compute: Arc<dyn Compute>,
     guests: Mutex<BTreeMap<String, Guest>>,
 }
 
 struct Guest {
-    memory: Arc<SyntheticGuest>,
+    memory: Arc<dyn Replay>,
     state: GuestState,
 }
 
@@ -49,16 +66,12 @@ pub enum GuestState {
     },
 }
 
-impl TraceHypervisor {
-    /// A hypervisor of these guests, all running. Pages are copied and compared on `compute`,
-    /// as a real hypervisor's copying takes a core's time.
-    pub fn new(
-        compute: Arc<dyn Compute>,
-        guests: impl IntoIterator<Item = (String, SyntheticGuest)>,
-    ) -> Self {
-        let running = |memory| Guest { memory: Arc::new(memory), state: GuestState::Running };
+impl ReplayHypervisor {
+    /// A hypervisor of these guests, all running.
+    pub fn new(guests: impl IntoIterator<Item = (String, Arc<dyn Replay>)>) -> Self {
+        let running = |memory| Guest { memory, state: GuestState::Running };
         let guests = guests.into_iter().map(|(name, memory)| (name, running(memory))).collect();
-        Self { shared: Arc::new(Shared { compute, guests: Mutex::new(guests) }) }
+        Self { shared: Arc::new(Shared { guests: Mutex::new(guests) }) }
     }
 
     /// The state of a guest, if there is one of that name.
@@ -67,10 +80,10 @@ impl TraceHypervisor {
     }
 }
 
-impl std::fmt::Debug for TraceHypervisor {
+impl std::fmt::Debug for ReplayHypervisor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let guests = self.shared.with(|guests| guests.len());
-        f.debug_struct("TraceHypervisor").field("guests", &guests).finish_non_exhaustive()
+        f.debug_struct("ReplayHypervisor").field("guests", &guests).finish_non_exhaustive()
     }
 }
 
@@ -86,7 +99,7 @@ impl Shared {
         action: &'static str,
         allowed: impl FnOnce(GuestState) -> bool,
         to: GuestState,
-    ) -> Result<Arc<SyntheticGuest>, HypervisorError> {
+    ) -> Result<Arc<dyn Replay>, HypervisorError> {
         self.with(|guests| {
             let guest = guests.get_mut(name).ok_or_else(|| HypervisorError::NotFound(name.to_owned()))?;
             if !allowed(guest.state) {
@@ -107,7 +120,7 @@ fn runs(state: GuestState) -> bool {
 }
 
 #[async_trait]
-impl Hypervisor for TraceHypervisor {
+impl Hypervisor for ReplayHypervisor {
     async fn list(&self) -> Result<Vec<GuestInfo>, HypervisorError> {
         Ok(self.shared.with(|guests| {
             let alive = |guest: &Guest| !matches!(guest.state, GuestState::Saved | GuestState::Restoring);
@@ -123,7 +136,7 @@ impl Hypervisor for TraceHypervisor {
     async fn begin_save(&self, guest: &str) -> Result<Box<dyn HeldGuest>, HypervisorError> {
         let memory = self.shared.change(guest, "save", runs, GuestState::Held)?;
         Ok(Box::new(Held {
-            reader: TraceReader { memory, compute: Arc::clone(&self.shared.compute), next: 0 },
+            reader: memory.reader(),
             name: guest.to_owned(),
             shared: Arc::clone(&self.shared),
         }))
@@ -144,13 +157,7 @@ impl Hypervisor for TraceHypervisor {
         let saved = |state| state == GuestState::Saved;
         let memory = self.shared.change(guest, "restore", saved, GuestState::Restoring)?;
         Ok(Box::new(Comparing {
-            writer: ComparingWriter {
-                memory,
-                compute: Arc::clone(&self.shared.compute),
-                next: 0,
-                identical: true,
-                finished: false,
-            },
+            writer: memory.writer(),
             name: guest.to_owned(),
             shared: Arc::clone(&self.shared),
         }))
@@ -158,7 +165,7 @@ impl Hypervisor for TraceHypervisor {
 }
 
 struct Held {
-    reader: TraceReader,
+    reader: Box<dyn GuestReader>,
     name: String,
     shared: Arc<Shared>,
 }
@@ -166,7 +173,7 @@ struct Held {
 #[async_trait]
 impl HeldGuest for Held {
     fn reader(&mut self) -> &mut dyn GuestReader {
-        &mut self.reader
+        &mut *self.reader
     }
 
     async fn release(self: Box<Self>) -> Result<(), HypervisorError> {
@@ -180,50 +187,8 @@ impl HeldGuest for Held {
     }
 }
 
-struct TraceReader {
-    memory: Arc<SyntheticGuest>,
-    compute: Arc<dyn Compute>,
-    next: usize,
-}
-
-#[async_trait]
-impl GuestReader for TraceReader {
-    fn format(&self) -> TapeFormat {
-        TapeFormat::RAW
-    }
-
-    fn size_hint(&self) -> Option<u64> {
-        Some((self.memory.page_count() * PAGE_SIZE) as u64)
-    }
-
-    async fn next(&mut self, pool: &BufferPool) -> Result<Option<TapeItem>, TapeError> {
-        let first = self.next;
-        let count = SEGMENT_PAGES.min(self.memory.page_count() - first);
-        if count == 0 {
-            return Ok(None);
-        }
-        let buffer = pool.take_slot().await?;
-        let memory = Arc::clone(&self.memory);
-        let pages =
-            compute::run(&*self.compute, move || (read_pages(&memory, first, count, buffer), Work::Other))
-                .await?;
-        self.next = first + count;
-        let pfns = Pfns::Run { first: first as u64, count };
-        Ok(Some(TapeItem::Batch(Batch { pfns, pages: Payload::Bytes(pages) })))
-    }
-}
-
-fn read_pages(memory: &SyntheticGuest, first: usize, count: usize, mut buffer: Buffer) -> Buffer {
-    let pages = buffer.spare()[..count * PAGE_SIZE].chunks_exact_mut(PAGE_SIZE);
-    for (pfn, page) in (first..).zip(pages) {
-        memory.read(pfn, page);
-    }
-    buffer.set_len(count * PAGE_SIZE);
-    buffer
-}
-
 struct Comparing {
-    writer: ComparingWriter,
+    writer: Box<dyn ComparingWriter>,
     name: String,
     shared: Arc<Shared>,
 }
@@ -231,13 +196,12 @@ struct Comparing {
 #[async_trait]
 impl NewGuest for Comparing {
     fn writer(&mut self) -> &mut dyn GuestWriter {
-        &mut self.writer
+        self.writer.as_writer()
     }
 
     async fn start(self: Box<Self>) -> Result<(), HypervisorError> {
         let restoring = |state| state == GuestState::Restoring;
-        let whole = self.writer.finished && self.writer.next == self.writer.memory.page_count();
-        let restored = GuestState::Restored { identical: whole && self.writer.identical };
+        let restored = GuestState::Restored { identical: self.writer.identical() };
         self.shared.change(&self.name, "start", restoring, restored).map(|_| ())
     }
 
@@ -247,68 +211,30 @@ impl NewGuest for Comparing {
     }
 }
 
-/// Compares what comes back with what the guest had. The tape must come back in its order, so
-/// a page out of place counts as a difference.
-struct ComparingWriter {
-    memory: Arc<SyntheticGuest>,
-    compute: Arc<dyn Compute>,
-    next: usize,
-    identical: bool,
-    finished: bool,
-}
-
-#[async_trait]
-impl GuestWriter for ComparingWriter {
-    async fn write(&mut self, item: TapeItem) -> Result<(), TapeError> {
-        let Batch { pfns, pages } = match item {
-            TapeItem::Batch(batch) => batch,
-            TapeItem::Frame(frame) => {
-                // Replayed guests have no frame: any byte of one is a difference.
-                self.identical &= frame.is_empty();
-                return Ok(());
-            }
-        };
-        let (first, count) = (self.next, pfns.count());
-        let in_order = pfns.iter().zip(first as u64..).all(|(pfn, expected)| pfn == expected);
-        let bytes = pages.into_bytes()?;
-        if bytes.len() != count * PAGE_SIZE {
-            let problem = format!("{} bytes for {count} pages", bytes.len());
-            return Err(TapeError::Inconsistent(problem));
-        }
-        let memory = Arc::clone(&self.memory);
-        let same = compute::run(&*self.compute, move || {
-            let mut pages = (first..).zip(bytes.chunks_exact(PAGE_SIZE));
-            (pages.all(|(pfn, page)| memory.matches(pfn, page)), Work::Other)
-        })
-        .await?;
-        self.identical &= in_order && same;
-        self.next = first + count;
-        Ok(())
-    }
-
-    async fn finish(&mut self) -> Result<(), TapeError> {
-        self.finished = true;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod test {
-    use comio_core::compute::Inline;
+    use comio_core::SEGMENT_PAGES;
+    use comio_core::buffer::{BufferPool, Payload};
+    use comio_core::compute::{Compute, Inline};
+    use comio_core::tape::{Batch, TapeItem};
     use futures::executor::block_on;
 
     use super::*;
+    use crate::replay::ReplayedGuest;
+    use crate::trace::SyntheticGuest;
     use crate::trace::test::numbered_trace;
 
     const PAGES: usize = 1500;
 
-    fn hypervisor() -> TraceHypervisor {
+    fn hypervisor() -> ReplayHypervisor {
         let guest = SyntheticGuest::new(&numbered_trace(512), PAGES, 0.5, 1, 1);
-        TraceHypervisor::new(Arc::new(Inline), [("g".to_owned(), guest)])
+        let compute: Arc<dyn Compute> = Arc::new(Inline);
+        let guest: Arc<dyn Replay> = Arc::new(ReplayedGuest::new(guest, &compute));
+        ReplayHypervisor::new([("g".to_owned(), guest)])
     }
 
     /// Saves guest "g" into memory, lets `spoil` change the tape, and restores it.
-    fn round_trip(spoil: impl FnOnce(&mut Vec<TapeItem>)) -> (TraceHypervisor, GuestState) {
+    fn round_trip(spoil: impl FnOnce(&mut Vec<TapeItem>)) -> (ReplayHypervisor, GuestState) {
         let hypervisor = hypervisor();
         block_on(async {
             let pool = BufferPool::new(16 << 20, SEGMENT_PAGES * PAGE_SIZE);

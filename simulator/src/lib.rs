@@ -5,9 +5,12 @@
 //! Everything real (storages, servers, threads, the clock) is handed in by the program
 //! ([`world`]).
 
+mod cast;
 mod herd;
 pub mod hypervisor;
 pub mod model;
+mod mover;
+pub mod replay;
 pub mod report;
 pub mod runner;
 pub mod scenario;

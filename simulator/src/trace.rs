@@ -49,6 +49,11 @@ impl Trace {
         &self.name
     }
 
+    /// All of it, page after page.
+    pub fn memory(&self) -> &[u8] {
+        &self.pages
+    }
+
     /// How many pages it holds.
     pub fn page_count(&self) -> usize {
         self.pages.len() / PAGE_SIZE

@@ -21,6 +21,12 @@ pub trait World: Send + Sync {
     /// Time since any fixed moment; never runs backwards.
     fn now(&self) -> Duration;
 
+    /// Waits.
+    async fn sleep(&self, duration: Duration);
+
+    /// How many cores this machine has for computing.
+    fn cores(&self) -> usize;
+
     /// The identity of a new image: random.
     fn uuid(&self) -> [u8; 16];
 

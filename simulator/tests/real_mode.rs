@@ -1,21 +1,20 @@
 //! A scenario in real mode, on a world in memory: real bytes through the real engine.
 
-use std::collections::BTreeMap;
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use comio_core::buffer::{Buffer, Payload};
 use comio_core::compute::{Compute, Inline};
 use comio_core::engine::{self, Engine, Progress, SaveOptions};
 use comio_core::format::placement::Placement;
-use comio_core::hypervisor::Hypervisor as _;
 use comio_core::segment::EcbcCoder;
-use comio_core::storage::{
-    CreateOptions, ObjectInfo, ObjectReader, ObjectWriter, Storage, StorageError, StorageErrorKind,
-};
-use comio_simulator::hypervisor::TraceHypervisor;
+use comio_core::storage::{CreateOptions, ObjectInfo, ObjectReader, ObjectWriter, Storage, StorageError};
+use comio_core::testing::MemoryStorage;
+use comio_simulator::hypervisor::Replay as _;
+use comio_simulator::replay::ReplayedGuest;
 use comio_simulator::report::Phase;
 use comio_simulator::runner::{self, RunError};
 use comio_simulator::scenario::{self, Method, ScenarioFile, Server};
@@ -23,127 +22,45 @@ use comio_simulator::trace::{SyntheticGuest, Trace};
 use comio_simulator::world::{RunningServer, World, WorldError};
 use futures::executor::block_on;
 
-type Objects = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
-
-/// Objects in memory; `spoil` flips a bit of each that is opened.
-#[derive(Clone, Default)]
-struct MemoryStorage {
-    objects: Objects,
-    spoil: bool,
-}
-
-struct MemoryWriter {
-    objects: Objects,
-    name: String,
-    bytes: Mutex<Vec<u8>>,
-}
-
-struct MemoryReader(Vec<u8>);
-
-fn slice_of(bytes: &[u8], offset: u64, len: usize, mut buffer: Buffer) -> Result<Payload, StorageError> {
-    let start = usize::try_from(offset).unwrap();
-    let Some(slice) = bytes.get(start..start + len) else {
-        let kind = StorageErrorKind::UnexpectedEnd;
-        return Err(StorageError::new(kind, "read", "an object", "it ends before that"));
-    };
-    buffer.spare()[..len].copy_from_slice(slice);
-    buffer.set_len(len);
-    Ok(Payload::Bytes(buffer))
-}
+/// A storage that flips a bit in the middle of what it opens.
+struct Spoiling(MemoryStorage);
 
 #[async_trait]
-impl Storage for MemoryStorage {
+impl Storage for Spoiling {
     fn location(&self) -> String {
-        "memory".to_owned()
+        self.0.location()
     }
 
     async fn create(
         &self,
         name: &str,
-        _options: CreateOptions,
+        options: CreateOptions,
     ) -> Result<Box<dyn ObjectWriter>, StorageError> {
-        Ok(Box::new(MemoryWriter {
-            objects: Arc::clone(&self.objects),
-            name: name.to_owned(),
-            bytes: Mutex::default(),
-        }))
+        self.0.create(name, options).await
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn ObjectReader>, StorageError> {
-        let found = self.objects.lock().unwrap().get(name).cloned();
-        let missing = || StorageError::new(StorageErrorKind::NotFound, "open", name, "no such object");
-        let mut bytes = found.ok_or_else(missing)?;
-        if self.spoil {
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 0x10;
-        }
-        Ok(Box::new(MemoryReader(bytes)))
+        let mut contents = self.0.contents(name).expect("it was published").to_vec();
+        let middle = contents.len() / 2;
+        contents[middle] ^= 0x10;
+        self.0.insert(name, contents);
+        self.0.open(name).await
     }
 
     async fn list(&self) -> Result<Vec<ObjectInfo>, StorageError> {
-        let objects = self.objects.lock().unwrap();
-        let info =
-            |(name, bytes): (&String, &Vec<u8>)| ObjectInfo { name: name.clone(), len: bytes.len() as u64 };
-        Ok(objects.iter().map(info).collect())
+        self.0.list().await
     }
 
     async fn remove(&self, name: &str) -> Result<(), StorageError> {
-        self.objects.lock().unwrap().remove(name);
-        Ok(())
+        self.0.remove(name).await
     }
 
     async fn leftovers(&self) -> Result<Vec<ObjectInfo>, StorageError> {
-        Ok(Vec::new())
+        self.0.leftovers().await
     }
 
     async fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
-        Ok(None)
-    }
-}
-
-#[async_trait]
-impl ObjectWriter for MemoryWriter {
-    async fn write_at(&self, offset: u64, data: Payload) -> Result<(), StorageError> {
-        let data = data.into_bytes()?;
-        let start = usize::try_from(offset).unwrap();
-        let mut bytes = self.bytes.lock().unwrap();
-        let len = bytes.len().max(start + data.len());
-        bytes.resize(len, 0);
-        bytes[start..start + data.len()].copy_from_slice(&data);
-        Ok(())
-    }
-
-    async fn sync(&self) -> Result<(), StorageError> {
-        Ok(())
-    }
-
-    async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {
-        slice_of(&self.bytes.lock().unwrap(), offset, len, buffer)
-    }
-
-    async fn publish(self: Box<Self>) -> Result<(), StorageError> {
-        let bytes = self.bytes.into_inner().unwrap();
-        self.objects.lock().unwrap().insert(self.name, bytes);
-        Ok(())
-    }
-
-    async fn abandon(self: Box<Self>) -> Result<(), StorageError> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl ObjectReader for MemoryReader {
-    fn len(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {
-        slice_of(&self.0, offset, len, buffer)
+        self.0.free_bytes().await
     }
 }
 
@@ -151,15 +68,16 @@ impl ObjectReader for MemoryReader {
 struct MemoryWorld {
     traces: MemoryStorage,
     images: MemoryStorage,
+    spoil: bool,
     ticks: AtomicU64,
 }
 
-struct MemoryServer(MemoryStorage);
+struct MemoryServer(Arc<dyn Storage>);
 
 #[async_trait]
 impl RunningServer for MemoryServer {
     async fn connect(&self, _connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
-        Ok(Arc::new(self.0.clone()))
+        Ok(Arc::clone(&self.0))
     }
 
     async fn stop(self: Box<Self>) -> Result<(), WorldError> {
@@ -171,6 +89,15 @@ impl RunningServer for MemoryServer {
 impl World for MemoryWorld {
     fn now(&self) -> Duration {
         Duration::from_millis(self.ticks.fetch_add(1, Ordering::Relaxed))
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let passed = u64::try_from(duration.as_millis()).unwrap();
+        self.ticks.fetch_add(passed, Ordering::Relaxed);
+    }
+
+    fn cores(&self) -> usize {
+        1
     }
 
     fn uuid(&self) -> [u8; 16] {
@@ -186,7 +113,8 @@ impl World for MemoryWorld {
     }
 
     async fn start_server(&self, _server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {
-        Ok(Box::new(MemoryServer(self.images.clone())))
+        let images = self.images.clone();
+        Ok(Box::new(MemoryServer(if self.spoil { Arc::new(Spoiling(images)) } else { Arc::new(images) })))
     }
 
     fn tell(&self, _words: &str) {}
@@ -211,20 +139,17 @@ fn recorded(pages: usize) -> Vec<u8> {
 
 /// A world with one trace, made as `comio` makes them: by saving a guest.
 fn world(spoil: bool) -> MemoryWorld {
-    let traces = MemoryStorage::default();
+    let traces = MemoryStorage::new();
     let trace = Trace::new("t-0", recorded(1300)).unwrap();
-    let guest = SyntheticGuest::new(&trace, 1300, 0.0, 1, 1);
-    let hypervisor = TraceHypervisor::new(Arc::new(Inline), [("t".to_owned(), guest)]);
-    let coder = EcbcCoder::new(Method::ComioDense.coder(), Placement::Hybrid);
-    let engine = Engine::new(Arc::new(Inline), Arc::new(coder), 0);
+    let compute: Arc<dyn Compute> = Arc::new(Inline);
+    let guest = ReplayedGuest::new(SyntheticGuest::new(&trace, 1300, 0.0, 1, 1), &compute);
+    let coder = EcbcCoder::new(comio_core::ecbc::Method::Dense, Placement::Hybrid);
+    let engine = Engine::new(compute, Arc::new(coder), 0);
     let options = SaveOptions { uuid: [1; 16], created_unix_s: 0, replace: false };
-    block_on(async {
-        let mut held = hypervisor.begin_save("t").await.unwrap();
-        let progress = Progress::default();
-        engine::save(&engine, held.reader(), &traces, "t-0", &options, &progress).await.unwrap();
-    });
-    let images = MemoryStorage { spoil, ..MemoryStorage::default() };
-    MemoryWorld { traces, images, ticks: AtomicU64::new(0) }
+    let progress = Progress::default();
+    let mut reader = guest.reader();
+    block_on(engine::save(&engine, &mut *reader, &traces, "t-0", &options, &progress)).unwrap();
+    MemoryWorld { traces, images: MemoryStorage::new(), spoil, ticks: AtomicU64::new(0) }
 }
 
 fn file(guests: usize) -> ScenarioFile {
@@ -245,7 +170,7 @@ fn every_guest_comes_back_by_every_method() {
     let runs = &outcome.results.runs;
     assert_eq!(runs.len(), 6);
     assert!(runs.iter().all(|run| run.identical == Some(true)));
-    assert!(runs.iter().all(|run| run.guest_bytes == 18 << 20 && run.guest_times.len() == 3));
+    assert!(runs.iter().all(|run| run.guest_bytes == 18 << 20 && run.timeline.guests.len() == 3));
     let stored = |method| {
         let save = |run: &&_| matches!(run, comio_simulator::report::Run { operation: Phase::Save, .. });
         runs.iter().filter(save).find(|run| run.method == method).unwrap().stored_bytes

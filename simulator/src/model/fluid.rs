@@ -18,6 +18,9 @@ use futures::channel::oneshot;
 use super::clock::{AlarmKey, Clock, Model, Nanos};
 use super::usage::Usage;
 
+/// Thirty years, in seconds.
+const FOREVER_S: f64 = 1e9;
+
 /// A link of a [`Fluid`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Link(usize);
@@ -306,7 +309,8 @@ impl State {
             let (&(end, _), _) = class.activities.first_key_value()?;
             (class.rate > 0.0).then(|| (f64::from_bits(end) - class.given).max(0.0) / class.rate)
         });
-        waits.min_by(f64::total_cmp).map(nanos_up)
+        // What takes longer than anybody waits (background traffic) never ends.
+        waits.filter(|&wait| wait < FOREVER_S).min_by(f64::total_cmp).map(nanos_up)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::clock::Nanos;
 
-/// The most buckets; then two become one.
-const BUCKETS_MAX: usize = 512;
+/// The most spans; then two become one.
+const BUCKETS_MAX: usize = 128;
 
-/// Work done in each of some hundred equal spans of time, which grow as time goes on.
+/// Work done in each of at most [`BUCKETS_MAX`] equal spans of time, which grow as time goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
     bucket: Nanos,
@@ -22,7 +22,7 @@ impl Usage {
     /// Adds `work` done evenly from `from` to `to`.
     pub fn add(&mut self, from: Nanos, to: Nanos, work: f64) {
         while to.div_ceil(self.bucket) > BUCKETS_MAX as u64 {
-            self.bucket *= 2;
+            self.bucket = self.bucket.saturating_mul(2);
             self.work = self.work.chunks(2).map(|pair| pair.iter().sum()).collect();
         }
         let mut start = from;
@@ -36,6 +36,15 @@ impl Usage {
             }
             self.work[index] += work * share(end - start, to - from);
             start = end;
+        }
+    }
+
+    /// Adds all that `other` holds.
+    pub fn merge(&mut self, other: &Self) {
+        for (index, &work) in (0u64..).zip(&other.work) {
+            if work > 0.0 {
+                self.add(index * other.bucket, (index + 1) * other.bucket, work);
+            }
         }
     }
 
@@ -73,6 +82,6 @@ mod test {
         assert!((usage.total() - 500.0).abs() < 1e-6);
         assert!(usage.work().len() <= BUCKETS_MAX);
         let full = usage.work()[3];
-        assert!((usage.work()[100] - full).abs() < 1e-9 * full);
+        assert!((usage.work()[50] - full).abs() < 1e-9 * full);
     }
 }

@@ -3,6 +3,7 @@
 //! [`Results`] holds only what the scenario determines, so that two runs can be compared;
 //! machine, commit and wall time stand apart, in [`Circumstances`].
 
+mod lines;
 mod plot;
 mod table;
 
@@ -23,6 +24,11 @@ pub struct Results {
     pub format: u32,
     /// The scenario's name.
     pub scenario: String,
+    /// The question that the scenario answers.
+    pub question: String,
+    /// The parameter that was swept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
     /// Hash of the scenario file.
     pub scenario_hash: String,
     /// The seed used.
@@ -74,8 +80,88 @@ pub struct Run {
     /// Every page of every guest was compared after the restore and was the same. Known for a
     /// save when its images were restored.
     pub identical: Option<bool>,
-    /// Start and end of each guest, in seconds from the first start.
-    pub guest_times: Vec<GuestTime>,
+    /// How long single guests took.
+    pub guest_s: Spread,
+    /// Guests that were not done by the scenario's deadline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<usize>,
+    /// What each resource alone would have taken (virtual mode).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// What happened over time; in a file of its own.
+    #[serde(skip)]
+    pub timeline: Timeline,
+}
+
+/// Shortest, middle and longest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// The shortest.
+    pub min: f64,
+    /// The middle one.
+    pub median: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of these values; all zero if there is none.
+    pub fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or_default();
+        Self { min: at(0), median: at(values.len() / 2), max: at(values.len().saturating_sub(1)) }
+    }
+}
+
+/// What each resource would have taken for the work it was given, had it never waited: no
+/// arrangement of the same work can be faster than the longest of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Limits {
+    /// The server's link, in seconds.
+    pub link_s: f64,
+    /// The busiest host's link.
+    pub host_link_s: f64,
+    /// The busiest host's cores.
+    pub cores_s: f64,
+    /// The server's cores.
+    pub server_cores_s: f64,
+    /// The server's disk.
+    pub disk_s: f64,
+}
+
+impl Limits {
+    /// The longest, with its name.
+    pub fn longest(&self) -> (&'static str, f64) {
+        let all = [
+            ("server link", self.link_s),
+            ("host link", self.host_link_s),
+            ("host cores", self.cores_s),
+            ("server cores", self.server_cores_s),
+            ("server disk", self.disk_s),
+        ];
+        all.into_iter()
+            .fold(("nothing", 0.0), |longest, next| if next.1 > longest.1 { next } else { longest })
+    }
+}
+
+/// A run over time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Timeline {
+    /// Start and end of each guest.
+    pub guests: Vec<GuestTime>,
+    /// How busy each resource was (virtual mode).
+    pub usage: Vec<UsageSeries>,
+}
+
+/// How busy a resource was in equal spans of time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UsageSeries {
+    /// Which.
+    pub resource: String,
+    /// The length of a span, in seconds.
+    pub span_s: f64,
+    /// Shares of its capacity, 0 to 1, from the run's start.
+    pub busy: Vec<f32>,
 }
 
 /// When a guest was under way.
@@ -83,7 +169,7 @@ pub struct Run {
 pub struct GuestTime {
     /// Its name.
     pub guest: String,
-    /// Its start, in seconds from the herd's first.
+    /// Its start, in seconds from the herd's.
     pub start_s: f64,
     /// Its end, likewise.
     pub end_s: f64,
@@ -131,7 +217,12 @@ impl Results {
     /// # Errors
     /// [`PlotError`] when a plot cannot be drawn.
     pub fn files(&self) -> Result<Vec<ResultFile>, PlotError> {
-        let mut files = vec![ResultFile { name: "results.json".to_owned(), contents: json(self) }];
+        let file = |name: &str, contents| ResultFile { name: name.to_owned(), contents };
+        let mut files = vec![
+            file("results.json", json(self)),
+            file("results.csv", lines::csv(&self.runs).into_bytes()),
+            file("timelines.jsonl", lines::timelines(&self.runs)),
+        ];
         for (name, chart) in plot::charts(self) {
             files.push(ResultFile { name, contents: chart.svg()?.into_bytes() });
         }
@@ -174,7 +265,10 @@ pub(crate) mod test {
             stored_bytes,
             goodput_bytes_per_s: f64::from(1 << 30) / makespan_s,
             identical: Some(true),
-            guest_times: Vec::new(),
+            guest_s: Spread::default(),
+            late: None,
+            limits: None,
+            timeline: Timeline::default(),
         }
     }
 
@@ -192,6 +286,8 @@ pub(crate) mod test {
         let results = || Results {
             format: RESULTS_FORMAT,
             scenario: "x".to_owned(),
+            question: "y?".to_owned(),
+            parameter: None,
             scenario_hash: "0".to_owned(),
             seed: 1,
             runs: runs(),
@@ -199,7 +295,7 @@ pub(crate) mod test {
         let files = results().files().unwrap();
         assert_eq!(files, results().files().unwrap());
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        assert_eq!(names, ["results.json", "makespan.svg", "stored.svg"]);
+        assert_eq!(names, ["results.json", "results.csv", "timelines.jsonl", "makespan.svg", "stored.svg"]);
         let json: serde_json::Value = serde_json::from_slice(&files[0].contents).unwrap();
         let first = &json["runs"][0];
         assert_eq!(first["method"], "raw");

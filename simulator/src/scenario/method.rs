@@ -21,22 +21,64 @@ pub enum Method {
     Comio,
     /// ComIO at its densest level.
     ComioDense,
+    /// Stock Xen (modelled): the toolstack's stream as it is, all guests at once.
+    Xen,
+    /// Stock Xen (modelled), one guest after the other on each host, as xendomains does.
+    XenSequential,
+    /// `xl save | lz4` (modelled): one thread for each guest, all guests at once.
+    PipeLz4,
+    /// `xl save | lzop`, likewise.
+    PipeLzop,
+    /// `xl save | zstd -1`, likewise.
+    PipeZstd,
 }
 
 impl Method {
-    const ALL: [Self; 6] =
-        [Self::Raw, Self::Lz4, Self::Zstd1, Self::ComioFast, Self::Comio, Self::ComioDense];
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Raw,
+        Self::Lz4,
+        Self::Zstd1,
+        Self::ComioFast,
+        Self::Comio,
+        Self::ComioDense,
+        Self::Xen,
+        Self::XenSequential,
+        Self::PipeLz4,
+        Self::PipeLzop,
+        Self::PipeZstd,
+    ];
 
-    /// How its pages are coded.
-    pub fn coder(self) -> ecbc::Method {
+    /// How the engine codes its pages; `None` for methods without the engine.
+    pub fn coder(self) -> Option<ecbc::Method> {
         match self {
-            Self::Raw => ecbc::Method::Raw,
-            Self::Lz4 => ecbc::Method::Lz4,
-            Self::Zstd1 => ecbc::Method::Zstd1,
-            Self::ComioFast => ecbc::Method::Fast,
-            Self::Comio => ecbc::Method::Balanced,
-            Self::ComioDense => ecbc::Method::Dense,
+            Self::Raw => Some(ecbc::Method::Raw),
+            Self::Lz4 => Some(ecbc::Method::Lz4),
+            Self::Zstd1 => Some(ecbc::Method::Zstd1),
+            Self::ComioFast => Some(ecbc::Method::Fast),
+            Self::Comio => Some(ecbc::Method::Balanced),
+            Self::ComioDense => Some(ecbc::Method::Dense),
+            Self::Xen | Self::XenSequential | Self::PipeLz4 | Self::PipeLzop | Self::PipeZstd => None,
         }
+    }
+
+    /// The tool that the stream is piped through, as the cost table names it.
+    pub fn tool(self) -> Option<&'static str> {
+        match self {
+            Self::PipeLz4 => Some("lz4"),
+            Self::PipeLzop => Some("lzop"),
+            Self::PipeZstd => Some("zstd"),
+            _ => None,
+        }
+    }
+
+    /// The coder whose pages tell how large they are: its own, or for a pipe the closest.
+    pub(crate) fn nearest_coder(self) -> ecbc::Method {
+        self.coder().unwrap_or(match self {
+            Self::PipeLz4 | Self::PipeLzop => ecbc::Method::Lz4,
+            Self::PipeZstd => ecbc::Method::Zstd1,
+            _ => ecbc::Method::Raw,
+        })
     }
 
     /// Its name in scenarios and results.
@@ -48,6 +90,11 @@ impl Method {
             Self::ComioFast => "comio-fast",
             Self::Comio => "comio",
             Self::ComioDense => "comio-dense",
+            Self::Xen => "xen",
+            Self::XenSequential => "xen-sequential",
+            Self::PipeLz4 => "pipe-lz4",
+            Self::PipeLzop => "pipe-lzop",
+            Self::PipeZstd => "pipe-zstd",
         }
     }
 
@@ -60,6 +107,11 @@ impl Method {
             Self::ComioFast => "ComIO fast",
             Self::Comio => "ComIO",
             Self::ComioDense => "ComIO dense",
+            Self::Xen => "stock Xen",
+            Self::XenSequential => "stock Xen, one by one",
+            Self::PipeLz4 => "xl save | lz4",
+            Self::PipeLzop => "xl save | lzop",
+            Self::PipeZstd => "xl save | zstd -1",
         }
     }
 }

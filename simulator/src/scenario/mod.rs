@@ -8,15 +8,19 @@ mod error;
 mod expect;
 mod method;
 mod parse;
+mod sweep;
+mod timing;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::ScenarioError;
 pub use expect::{Expectation, Missed};
 pub use method::Method;
-pub use parse::{ScenarioFile, parse};
+pub use parse::{Point, ScenarioFile, parse};
+pub use sweep::Sweep;
+pub use timing::{Arrival, Background, Fault, FaultKind, Pattern};
 
-use crate::units::{Share, Size};
+use crate::units::{Rate, Share, Size, Span};
 
 /// One scenario, or one point of its sweep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +47,21 @@ pub struct Scenario {
     /// The storage server.
     #[serde(default)]
     pub server: Server,
+    /// When the guests' turns come.
+    #[serde(default)]
+    pub arrival: Arrival,
+    /// Other people's traffic to the server (virtual mode).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background: Option<Background>,
+    /// What goes wrong, and when (virtual mode).
+    #[serde(default)]
+    pub faults: Vec<Fault>,
+    /// Guests that are not done by then, from the start, are counted as late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Span>,
+    /// One parameter that takes several values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
     /// Bounds that the results must keep.
     #[serde(default)]
     pub expect: Vec<Expectation>,
@@ -70,6 +89,9 @@ pub enum Operation {
     Save,
     /// All guests are saved, and when the last is safe all are restored.
     SaveThenRestore,
+    /// All guests are restored from images that were saved before the clock started
+    /// (virtual mode).
+    Restore,
 }
 
 /// The guests of a scenario.
@@ -106,11 +128,13 @@ pub struct Hosts {
     pub memory: Size,
     /// Connections each opens to the server.
     pub connections: usize,
+    /// Each one's network link (virtual mode).
+    pub link: Rate,
 }
 
 impl Default for Hosts {
     fn default() -> Self {
-        Self { count: 1, cores: 2, memory: Size(64 << 20), connections: 2 }
+        Self { count: 1, cores: 2, memory: Size(64 << 20), connections: 2, link: Rate(10_000_000_000) }
     }
 }
 
@@ -120,6 +144,25 @@ impl Default for Hosts {
 pub struct Server {
     /// In real mode: `"embedded"`, or the `nfs://` URL of a server that runs.
     pub location: String,
+    /// Its network link (virtual mode, as all that follows).
+    pub link: Rate,
+    /// From a host to the server and back.
+    pub round_trip: Span,
+    /// Calls that it works on at once.
+    pub threads: usize,
+    /// Its cores.
+    pub cores: usize,
+    /// Its work is done on the cores of the only host, as in a test on one machine.
+    pub on_host: bool,
+    /// Its disk; without one all is kept in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Rate>,
+    /// Memory for files.
+    pub cache: Size,
+    /// What a COMMIT takes besides the disk's work.
+    pub commit: Span,
+    /// Everything is read from the disk at first, as in the morning.
+    pub cold: bool,
 }
 
 impl Server {
@@ -129,6 +172,17 @@ impl Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { location: Self::EMBEDDED.to_owned() }
+        Self {
+            location: Self::EMBEDDED.to_owned(),
+            link: Rate(1_000_000_000),
+            round_trip: Span(100_000),
+            threads: 64,
+            cores: 4,
+            on_host: false,
+            disk: None,
+            cache: Size(64 << 30),
+            commit: Span(1_000_000),
+            cold: false,
+        }
     }
 }

@@ -16,10 +16,21 @@ const GUESTS_MAX: usize = 100_000;
 /// A scenario file, parsed and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScenarioFile {
-    /// The scenario.
+    /// The scenario as it stands in the file.
     pub scenario: Scenario,
+    /// What is run: the points of its sweep, or the scenario itself.
+    pub points: Vec<Point>,
     /// Identifies the file's contents in results.
     pub hash: String,
+}
+
+/// One point of a sweep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// The parameter's value, as text; `None` without a sweep.
+    pub label: Option<String>,
+    /// The scenario at this point.
+    pub scenario: Scenario,
 }
 
 /// Where the values stand that are checked after parsing.
@@ -29,6 +40,10 @@ struct Places {
     guests: GuestPlaces,
     hosts: Option<Spanned<toml::Value>>,
     server: Option<Spanned<toml::Value>>,
+    operation: Spanned<toml::Value>,
+    sweep: Option<Spanned<toml::Value>>,
+    background: Option<Spanned<toml::Value>>,
+    faults: Option<Spanned<toml::Value>>,
 }
 
 #[derive(Deserialize)]
@@ -55,8 +70,30 @@ pub fn parse(
     if let Some((span, problem)) = problems.into_iter().min_by_key(|(span, _)| span.start) {
         return Err(wrong(Some(span), problem));
     }
+    let points = points(&scenario, text, has_trace)
+        .map_err(|problem| wrong(places.sweep.as_ref().map(Spanned::span), problem))?;
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
-    Ok(ScenarioFile { scenario, hash })
+    Ok(ScenarioFile { scenario, points, hash })
+}
+
+/// The points of the sweep, each checked as a scenario of its own.
+fn points(scenario: &Scenario, text: &str, has_trace: &dyn Fn(&str) -> bool) -> Result<Vec<Point>, String> {
+    let Some(sweep) = &scenario.sweep else {
+        return Ok(vec![Point { label: None, scenario: scenario.clone() }]);
+    };
+    if let Some(problem) = sweep.problem() {
+        return Err(problem);
+    }
+    let table: toml::Table = toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let point = |value| {
+        let label = sweep.label(value);
+        let wrong = |problem: &str| format!("with {} = {label}: {problem}", sweep.parameter);
+        let table = sweep.apply(&table, value).ok_or_else(|| wrong("there is no such key"))?;
+        let text = toml::to_string(&table).map_err(|error| wrong(&error.to_string()))?;
+        let file = parse("the sweep", &text, has_trace).map_err(|error| wrong(&error.problem))?;
+        Ok(Point { label: Some(label.clone()), scenario: file.scenario })
+    };
+    sweep.values.iter().map(point).collect()
 }
 
 /// What is wrong with a scenario that has the right form, and where.
@@ -110,10 +147,49 @@ fn problems(
         }
     }
     if let Some(place) = &places.server
-        && scenario.mode == Mode::Real
-        && !is_location(&scenario.server.location)
+        && let Some(problem) = server_problem(scenario)
     {
-        say(place.span(), "location must be \"embedded\" or a URL such as \"nfs://server/export\"".into());
+        say(place.span(), problem);
+    }
+    found.extend(modelled_only(scenario, places));
+    found
+}
+
+fn server_problem(scenario: &Scenario) -> Option<String> {
+    let server = &scenario.server;
+    if scenario.mode == Mode::Real && !is_location(&server.location) {
+        return Some("location must be \"embedded\" or a URL such as \"nfs://server/export\"".to_owned());
+    }
+    if server.link.0 == 0 || server.disk.is_some_and(|disk| disk.0 == 0) {
+        return Some("links and disks must carry something, for example \"1 Gbit/s\"".to_owned());
+    }
+    if server.threads == 0 || server.cores == 0 {
+        return Some("threads and cores must each be at least 1".to_owned());
+    }
+    if server.on_host && scenario.hosts.count != 1 {
+        return Some("on-host takes one host: set hosts.count = 1".to_owned());
+    }
+    None
+}
+
+/// What only models can do, in a scenario of real mode.
+fn modelled_only(scenario: &Scenario, places: &Places) -> Vec<(Range<usize>, String)> {
+    if scenario.mode == Mode::Virtual {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut say = |place: Option<&Spanned<toml::Value>>, what: &str| {
+        if let Some(place) = place {
+            found.push((place.span(), format!("{what} can only be modelled: set mode = \"virtual\"")));
+        }
+    };
+    say(places.background.as_ref(), "other people's traffic");
+    say(places.faults.as_ref(), "faults");
+    if scenario.operation == super::Operation::Restore {
+        say(Some(&places.operation), "images that were saved before");
+    }
+    if let Some(method) = scenario.methods.iter().find(|method| method.coder().is_none()) {
+        say(Some(&places.methods), &format!("methods such as {method}"));
     }
     found
 }
@@ -172,6 +248,45 @@ mod test {
     fn an_unknown_method_is_refused_with_the_known_ones() {
         let error = error_of("\"zstd1\"", "\"gzip\"");
         assert!(error.contains("no method \"gzip\"") && error.contains("comio-dense"), "{error}");
+    }
+
+    #[test]
+    fn a_sweep_sets_the_parameter_at_each_point() {
+        let text = format!("{GOOD}\n[sweep]\nparameter = \"guests.count\"\nvalues = [1, 8]\n");
+        let points = parse("q.toml", &text, &|_| true).unwrap().points;
+        let counts: Vec<_> = points.iter().map(|point| point.scenario.guests.count).collect();
+        assert_eq!(counts, [1, 8]);
+        assert_eq!(points[1].label.as_deref(), Some("8"));
+    }
+
+    #[test]
+    fn impossible_sweeps_are_refused_with_their_line() {
+        let line = GOOD.lines().count() + 2;
+        for (parameter, values, word) in [
+            ("guests.counts", "[1]", "unknown field `counts`"),
+            ("guests.count", "[0]", "count must be"),
+            ("guests.count", "[]", "values"),
+            ("guests.memory", "[\"1 GB/s\"]", "not a size"),
+            ("guests..count", "[1]", "with dots"),
+            ("name.x", "[1]", "no such key"),
+        ] {
+            let text = format!("{GOOD}\n[sweep]\nparameter = \"{parameter}\"\nvalues = {values}\n");
+            let error = parse("q.toml", &text, &|_| true).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("q.toml:{line}:")) && error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_only_modelled_is_refused_in_real_mode() {
+        for (from, to) in [
+            ("\"save-then-restore\"", "\"restore\""),
+            ("\"zstd1\"", "\"pipe-zstd\""),
+            ("[hosts]", "[background]\nrate = \"1 Gbit/s\"\n[hosts]"),
+            ("[hosts]", "[[faults]]\nkind = \"slow-link\"\nat = \"1 s\"\nlasts = \"1 s\"\n[hosts]"),
+        ] {
+            let error = error_of(from, to);
+            assert!(error.contains("mode = \"virtual\""), "{error}");
+        }
     }
 
     #[test]

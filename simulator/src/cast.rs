@@ -1,0 +1,32 @@
+//! Who takes part in a scenario, in either mode.
+
+use comio_core::PAGE_SIZE;
+use comio_core::engine::Engine;
+
+use crate::scenario::Scenario;
+use crate::trace::{SyntheticGuest, Trace};
+
+/// The name of a guest.
+pub(crate) fn guest_name(number: usize) -> String {
+    format!("guest-{number:04}")
+}
+
+/// The memory of each guest: the traces in turn.
+pub(crate) fn guest_memories<'a>(
+    scenario: &'a Scenario,
+    traces: &'a [Trace],
+) -> impl Iterator<Item = SyntheticGuest> + 'a {
+    let guests = &scenario.guests;
+    // The parser bounds a guest's memory.
+    let page_count = usize::try_from(guests.memory.0).unwrap_or(usize::MAX) / PAGE_SIZE;
+    traces.iter().cycle().take(guests.count).zip(0u64..).map(move |(trace, number)| {
+        SyntheticGuest::new(trace, page_count, guests.private.0, scenario.seed, number)
+    })
+}
+
+/// Each guest's part of its host's memory, in bytes.
+pub(crate) fn engine_memory(scenario: &Scenario) -> usize {
+    let guests_per_host = scenario.guests.count.div_ceil(scenario.hosts.count);
+    let memory = usize::try_from(scenario.hosts.memory.0).unwrap_or(usize::MAX) / guests_per_host;
+    memory.max(Engine::MEMORY_MIN)
+}

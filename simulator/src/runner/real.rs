@@ -1,0 +1,132 @@
+//! Real mode: real bytes, a real server, wall time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use comio_core::compute::Compute;
+use comio_core::ecbc;
+use comio_core::engine::Engine;
+use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
+use comio_core::storage::Storage;
+
+use super::{RunError, in_order, load_traces, run_of, world_error};
+use crate::cast::{engine_memory, guest_memories, guest_name};
+use crate::herd::{self, Lane, Member, Pace};
+use crate::hypervisor::{Replay, ReplayHypervisor};
+use crate::mover::EngineMover;
+use crate::replay::ReplayedGuest;
+use crate::report::{Phase, Run};
+use crate::scenario::{Method, Operation, Point, Scenario};
+use crate::trace::Trace;
+use crate::world::World;
+
+/// Runs every point on `world`.
+pub(super) async fn run(points: &[Point], world: &dyn World) -> Result<Vec<Run>, RunError> {
+    let mut runs = Vec::new();
+    for point in points {
+        runs.extend(run_point(point, world).await?);
+    }
+    Ok(runs)
+}
+
+async fn run_point(point: &Point, world: &dyn World) -> Result<Vec<Run>, RunError> {
+    let scenario = &point.scenario;
+    let compute = world.compute(scenario.hosts.cores).map_err(world_error("start the worker pool"))?;
+    let loaded = load_traces(&scenario.guests.traces, world, &compute).await?;
+    let server = world.start_server(&scenario.server).await.map_err(world_error("start the server"))?;
+    let mut storages = Vec::new();
+    for _ in 0..scenario.hosts.count {
+        let storage = server.connect(scenario.hosts.connections).await;
+        storages.push(storage.map_err(world_error("connect to the server"))?);
+    }
+    let stage = Stage { point, world, compute, traces: in_order(scenario, &loaded), storages };
+    let mut runs = Vec::new();
+    // The parser lets no method without the engine into real mode.
+    for (method, coder) in scenario.methods.iter().filter_map(|&method| Some((method, method.coder()?))) {
+        runs.extend(stage.measure(method, coder).await?);
+    }
+    drop(stage);
+    server.stop().await.map_err(world_error("stop the server"))?;
+    Ok(runs)
+}
+
+/// What all methods share.
+struct Stage<'a> {
+    point: &'a Point,
+    world: &'a dyn World,
+    compute: Arc<dyn Compute>,
+    traces: Vec<Trace>,
+    storages: Vec<Arc<dyn Storage>>,
+}
+
+impl Stage<'_> {
+    fn scenario(&self) -> &Scenario {
+        &self.point.scenario
+    }
+
+    async fn measure(&self, method: Method, coder: ecbc::Method) -> Result<Vec<Run>, RunError> {
+        let failed = |phase| move |problem| RunError::Herd { method, phase, problem };
+        let (scenario, label) = (self.scenario(), self.point.label.as_ref());
+        let herd = self.herd(coder);
+        let pace = WorldPace(self.world);
+        self.tell(method, Phase::Save);
+        let saved = herd::run(&herd, Phase::Save, &pace).await.map_err(failed(Phase::Save))?;
+        let stored_bytes = saved.stored_bytes;
+        let mut runs = vec![run_of(scenario, label, method, Phase::Save, saved, stored_bytes)];
+        if scenario.operation == Operation::SaveThenRestore {
+            self.tell(method, Phase::Restore);
+            let restored = herd::run(&herd, Phase::Restore, &pace).await.map_err(failed(Phase::Restore))?;
+            runs.push(run_of(scenario, label, method, Phase::Restore, restored, stored_bytes));
+            for run in &mut runs {
+                run.identical = herd::identical(&herd);
+            }
+        }
+        herd::remove_images(&herd).await.map_err(failed(Phase::Save))?;
+        Ok(runs)
+    }
+
+    fn tell(&self, method: Method, phase: Phase) {
+        let count = self.scenario().guests.count;
+        self.world.tell(&format!("{}: {} of {count} guests", method.title(), phase.name()));
+    }
+
+    fn herd(&self, coder: ecbc::Method) -> Vec<Lane> {
+        let scenario = self.scenario();
+        let replay = |memory| Arc::new(ReplayedGuest::new(memory, &self.compute)) as Arc<dyn Replay>;
+        let guests = guest_memories(scenario, &self.traces).map(replay);
+        let hypervisor =
+            ReplayHypervisor::new(guests.enumerate().map(|(number, guest)| (guest_name(number), guest)));
+        let coder = Arc::new(EcbcCoder::new(coder, Placement::Hybrid));
+        let engine = Engine::new(Arc::clone(&self.compute), coder, engine_memory(scenario));
+        let turns = scenario.arrival.turns(scenario.guests.count, scenario.seed);
+        let member = |((number, arrival), storage): ((usize, Duration), &Arc<dyn Storage>)| {
+            let mover = EngineMover {
+                engine: engine.with_own_buffers(),
+                hypervisor: hypervisor.clone(),
+                guest: guest_name(number),
+                storage: Arc::clone(storage),
+                uuid: self.world.uuid(),
+            };
+            vec![Member { guest: guest_name(number), arrival, mover: Box::new(mover) }]
+        };
+        turns.into_iter().enumerate().zip(self.storages.iter().cycle()).map(member).collect()
+    }
+}
+
+struct WorldPace<'a>(&'a dyn World);
+
+#[async_trait]
+impl Pace for WorldPace<'_> {
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+
+    async fn sleep_until(&self, moment: Duration) {
+        let wait = moment.saturating_sub(self.0.now());
+        if !wait.is_zero() {
+            self.0.sleep(wait).await;
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Scenarios in virtual mode: the production engine on an event clock.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use comio_core::compute::{Compute, Inline};
+use comio_core::engine::{self, Engine, Progress, SaveOptions};
+use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
+use comio_core::storage::{ObjectReader, Storage};
+use comio_core::testing::MemoryStorage;
+use comio_simulator::hypervisor::Replay as _;
+use comio_simulator::replay::ReplayedGuest;
+use comio_simulator::report::{Phase, Run};
+use comio_simulator::runner::{self, Outcome};
+use comio_simulator::scenario::{self, Method, Server};
+use comio_simulator::trace::{SyntheticGuest, Trace};
+use comio_simulator::world::{RunningServer, World, WorldError};
+use futures::executor::block_on;
+
+/// A world that has traces and nothing else: no clock, no server.
+struct TracesOnly(MemoryStorage);
+
+#[async_trait]
+impl World for TracesOnly {
+    fn now(&self) -> Duration {
+        panic!("virtual mode looks at no clock")
+    }
+
+    async fn sleep(&self, _duration: Duration) {
+        panic!("virtual mode sleeps on no clock")
+    }
+
+    fn cores(&self) -> usize {
+        2
+    }
+
+    fn uuid(&self) -> [u8; 16] {
+        panic!("virtual mode draws no random number")
+    }
+
+    fn compute(&self, _workers: usize) -> Result<Arc<dyn Compute>, WorldError> {
+        Ok(Arc::new(Inline))
+    }
+
+    async fn trace(&self, name: &str) -> Result<Box<dyn ObjectReader>, WorldError> {
+        Ok(self.0.open(name).await?)
+    }
+
+    async fn start_server(&self, _server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {
+        panic!("virtual mode starts no server")
+    }
+
+    fn tell(&self, _words: &str) {}
+}
+
+/// Memory with zero pages, pages of few bits, and noise.
+fn recorded(pages: usize) -> Vec<u8> {
+    let mut memory = vec![0; pages * 4096];
+    let mut state = 1u32;
+    for (number, page) in memory.chunks_exact_mut(4096).enumerate() {
+        for byte in page {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let [.., top] = state.to_le_bytes();
+            *byte = match number % 3 {
+                0 => 0,
+                1 => b'a' + (top >> 6),
+                _ => top,
+            };
+        }
+    }
+    memory
+}
+
+fn world() -> TracesOnly {
+    let traces = MemoryStorage::new();
+    let trace = Trace::new("t-0", recorded(2048)).unwrap();
+    let compute: Arc<dyn Compute> = Arc::new(Inline);
+    let guest = ReplayedGuest::new(SyntheticGuest::new(&trace, 2048, 0.0, 1, 1), &compute);
+    let coder = EcbcCoder::new(comio_core::ecbc::Method::Dense, Placement::Hybrid);
+    let engine = Engine::new(compute, Arc::new(coder), 0);
+    let options = SaveOptions { uuid: [1; 16], created_unix_s: 0, replace: false };
+    let mut reader = guest.reader();
+    let progress = Progress::default();
+    block_on(engine::save(&engine, &mut *reader, &traces, "t-0", &options, &progress)).unwrap();
+    TracesOnly(traces)
+}
+
+fn run(methods: &str, rest: &str) -> Outcome {
+    let text =
+        format!("name = 'test'\nquestion = 'how long?'\nmode = 'virtual'\nmethods = {methods}\n{rest}");
+    let file = scenario::parse("test.toml", &text, &|name| name == "t-0").unwrap();
+    block_on(runner::run(&file, &world())).unwrap()
+}
+
+const HERD: &str = "operation = 'save-then-restore'\n\
+    [guests]\ncount = 8\nmemory = '64 MiB'\ntraces = ['t-0']\n[hosts]\ncount = 2\n";
+
+fn find(outcome: &Outcome, method: Method, phase: Phase) -> &Run {
+    let mine = |run: &&Run| run.method == method && run.operation == phase;
+    outcome.results.runs.iter().find(mine).unwrap()
+}
+
+fn assert_within(measured: f64, exact: f64, share: f64) {
+    assert!((measured - exact).abs() <= share * exact, "measured {measured} s, exactly {exact} s");
+}
+
+#[test]
+fn every_guest_comes_back_by_every_method() {
+    let all = "['raw', 'lz4', 'zstd1', 'comio-fast', 'comio', 'comio-dense', 'xen', 'xen-sequential', \
+               'pipe-lz4', 'pipe-lzop', 'pipe-zstd']";
+    let outcome = run(all, HERD);
+    assert_eq!(outcome.results.runs.len(), 22);
+    for run in &outcome.results.runs {
+        assert_eq!(run.identical, Some(true), "{}", run.label());
+        let limit = run.limits.unwrap().longest();
+        assert!(run.makespan_s >= limit.1 * 0.999, "{} beats its limit {limit:?}", run.label());
+    }
+}
+
+#[test]
+fn the_same_scenario_gives_the_same_bytes() {
+    let files = || run("['raw', 'comio']", HERD).results.files().unwrap();
+    assert_eq!(files(), files());
+}
+
+#[test]
+fn a_link_that_is_all_that_matters_takes_bytes_over_bandwidth() {
+    // Cores and server are so fast, and the link so slow, that nothing else takes time.
+    let slow_link = "operation = 'save'\n[guests]\ncount = 8\nmemory = '64 MiB'\ntraces = ['t-0']\n\
+        [hosts]\ncount = 4\ncores = 64\n[server]\nlink = '200 Mbit/s'\ncores = 64\n";
+    let outcome = run("['raw', 'xen']", slow_link);
+    for method in [Method::Raw, Method::Xen] {
+        let run = find(&outcome, method, Phase::Save);
+        #[expect(clippy::cast_precision_loss, reason = "half a gigabyte")]
+        let exact = run.stored_bytes as f64 / (200e6 / 8.0 * 1448.0 / 1514.0);
+        assert_within(run.makespan_s, exact, 0.01);
+    }
+}
+
+#[test]
+fn cores_that_are_all_that_matter_take_work_over_cores() {
+    let slow_cores = "operation = 'save'\n[guests]\ncount = 16\nmemory = '128 MiB'\ntraces = ['t-0']\n\
+        [hosts]\ncount = 1\ncores = 2\nlink = '400 Gbit/s'\n\
+        [server]\nlink = '400 Gbit/s'\nround-trip = '1 us'\ncommit = '1 us'\ncores = 64\n";
+    let outcome = run("['comio-dense']", slow_cores);
+    let run = find(&outcome, Method::ComioDense, Phase::Save);
+    assert_within(run.makespan_s, run.limits.unwrap().cores_s, 0.01);
+}
+
+#[test]
+fn one_by_one_waits_for_each_commit() {
+    let slow_commit = format!("{HERD}[server]\ncommit = '500 ms'\n");
+    let outcome = run("['xen', 'xen-sequential']", &slow_commit);
+    let makespan = |method| find(&outcome, method, Phase::Save).makespan_s;
+    // Each of two hosts waits for four commits instead of one.
+    assert_within(makespan(Method::XenSequential) - makespan(Method::Xen), 1.5, 0.2);
+}
+
+#[test]
+fn other_traffic_takes_its_share() {
+    let alone = run("['raw']", HERD);
+    let amid = run("['raw']", &format!("{HERD}[background]\nrate = '500 Mbit/s'\nconnections = 8\n"));
+    let makespan = |outcome| find(outcome, Method::Raw, Phase::Save).makespan_s;
+    let ratio = makespan(&amid) / makespan(&alone);
+    assert!((1.8..2.2).contains(&ratio), "{ratio} times as long beside half the link's traffic");
+}
+
+#[test]
+fn a_server_that_restarts_costs_its_outage_and_loses_nothing() {
+    let fault = "[[faults]]\nkind = 'server-restart'\nat = '1 s'\nlasts = '2 s'\n";
+    let outcome = run("['raw', 'comio']", &format!("{HERD}{fault}"));
+    let alone = run("['raw', 'comio']", HERD);
+    for method in [Method::Raw, Method::Comio] {
+        let (amid, alone) = (find(&outcome, method, Phase::Save), find(&alone, method, Phase::Save));
+        assert_eq!(amid.identical, Some(true));
+        let later = amid.makespan_s - alone.makespan_s;
+        // The outage, the client's second, and what was written twice.
+        assert!((2.5..6.0).contains(&later), "{method}: {later} s later");
+    }
+}
+
+#[test]
+fn a_deadline_counts_who_is_late_and_turns_are_kept() {
+    let text = "operation = 'save'\ndeadline = '3500 ms'\n\
+        [guests]\ncount = 8\nmemory = '16 MiB'\ntraces = ['t-0']\n\
+        [arrival]\npattern = 'staggered'\nevery = '1 s'\n";
+    let outcome = run("['comio']", text);
+    let run = find(&outcome, Method::Comio, Phase::Save);
+    assert_eq!(run.late, Some(4));
+    assert!(run.timeline.guests.iter().zip(0u32..).all(|(time, turn)| time.start_s >= f64::from(turn)));
+}
+
+#[test]
+fn a_cold_server_reads_from_its_disk() {
+    let disk = |cold| {
+        let text = format!(
+            "operation = 'restore'\n[guests]\ncount = 4\nmemory = '64 MiB'\ntraces = ['t-0']\n\
+             [server]\nlink = '10 Gbit/s'\ndisk = '50 MiB/s'\ncold = {cold}\n"
+        );
+        find(&run("['raw']", &text), Method::Raw, Phase::Restore).makespan_s
+    };
+    // 256 MiB at 50 MiB/s.
+    assert_within(disk(true), 5.12, 0.05);
+    assert!(disk(false) < 2.0);
+}
