@@ -70,9 +70,10 @@ impl World for RealWorld {
         if server.location != Server::EMBEDDED {
             return Ok(Box::new(External { url: server.location.clone() }));
         }
+        let link_bytes_per_s = server.link.0 / 8;
         let directory = tempfile::Builder::new().prefix("comio-scenario-").tempdir()?;
         let server = EmbeddedServer::start(directory.path(), SERVER_THREADS)?;
-        Ok(Box::new(Embedded { server, directory }))
+        Ok(Box::new(Embedded { server, directory, link_bytes_per_s }))
     }
 
     fn tell(&self, words: &str) {
@@ -84,12 +85,14 @@ impl World for RealWorld {
 struct Embedded {
     server: EmbeddedServer,
     directory: tempfile::TempDir,
+    /// What a host gets of the link that the scenario puts before the server.
+    link_bytes_per_s: u64,
 }
 
 #[async_trait]
 impl RunningServer for Embedded {
     async fn connect(&self, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
-        connect(&self.server.url(), connections).await
+        connect(&self.server.url(), connections, Some(self.link_bytes_per_s)).await
     }
 
     async fn stop(self: Box<Self>) -> Result<(), WorldError> {
@@ -106,7 +109,7 @@ struct External {
 #[async_trait]
 impl RunningServer for External {
     async fn connect(&self, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
-        connect(&self.url, connections).await
+        connect(&self.url, connections, None).await
     }
 
     async fn stop(self: Box<Self>) -> Result<(), WorldError> {
@@ -114,8 +117,15 @@ impl RunningServer for External {
     }
 }
 
-async fn connect(url: &str, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
+async fn connect(
+    url: &str,
+    connections: usize,
+    bytes_per_s: Option<u64>,
+) -> Result<Arc<dyn Storage>, WorldError> {
     let mut url = NfsUrl::parse(url)?;
     url.options.connections = connections.max(1);
+    if bytes_per_s.is_some() {
+        url.options.bandwidth_bytes_per_s = bytes_per_s;
+    }
     Ok(Arc::new(NfsStorage::connect(&url).await?))
 }
