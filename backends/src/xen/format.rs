@@ -48,9 +48,11 @@ pub(super) const PFN_MASK: u64 = (1 << PFN_BITS) - 1;
 /// How many first bytes [`is_xl`] wants to see.
 pub const DETECT_LEN: usize = XL_MAGIC_START.len();
 
-/// Whether a stream that begins with `first_bytes` is a save file of xl.
+/// Whether a stream that begins with `first_bytes` is a save file of xl, or was cut off within
+/// its mark.
 pub fn is_xl(first_bytes: &[u8]) -> bool {
-    first_bytes.starts_with(XL_MAGIC_START)
+    let cut_off = !first_bytes.is_empty() && XL_MAGIC_START.starts_with(first_bytes);
+    cut_off || first_bytes.starts_with(XL_MAGIC_START)
 }
 
 /// Whether a page of this type (a pfn entry's top four bits) brings its contents; `None` for

@@ -4,11 +4,12 @@
 //! that what else the machine does hits both, and timed in CPU time of the thread; the table gives medians of the paired quotients.
 //! Coding is single-threaded, contexts are reused, checksums are nobody's business here.
 //!
-//! - `COMIO_BENCH_DUMP`: a flat dump to take pages from, instead of the test pages of the crate.
+//! - `COMIO_BENCH_DUMP`: a flat dump to take pages from, instead of the shipped traces.
 //! - `COMIO_BENCH_TABLE`: where to write the table; standard output if not given.
 #![expect(clippy::print_stdout, reason = "the table is the bench's output")]
 
 mod peer;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,7 +24,7 @@ use peer::Lz4;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Pages taken from each set, evenly strided: enough to be mixed, few enough to alternate often.
-const PAGES_MAX: usize = 640;
+const PAGES_MAX: usize = 2048;
 
 struct Set {
     name: &'static str,
@@ -63,18 +64,8 @@ fn sets() -> Vec<Set> {
         let dump = std::fs::read(path).expect("COMIO_BENCH_DUMP must be a readable file");
         return vec![Set { name: "dump", pages: strided(dump.as_chunks().0) }];
     }
-    let packed: [(&str, &[u8]); 4] = [
-        ("build", include_bytes!("../../testdata/build.pages.zst")),
-        ("desktop", include_bytes!("../../testdata/desktop.pages.zst")),
-        ("idle", include_bytes!("../../testdata/idle.pages.zst")),
-        ("postgres", include_bytes!("../../testdata/postgres.pages.zst")),
-    ];
-    let unpack = |(name, packed)| {
-        let mut flat: Vec<u8> = Vec::with_capacity(PAGES_MAX * PAGE_SIZE);
-        zstd_safe::decompress(&mut flat, packed).expect("the test pages are whole");
-        Set { name, pages: strided(flat.as_chunks().0) }
-    };
-    packed.into_iter().map(unpack).collect()
+    let traces = traces::all().into_iter();
+    traces.map(|(name, memory)| Set { name: name.leak(), pages: strided(memory.as_chunks().0) }).collect()
 }
 
 fn strided(pages: &[Page]) -> Vec<Page> {
