@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use comio_core::compute::{Compute, Inline};
+use comio_core::compute::{Compute, ComputeError, Inline, Job};
 use comio_core::engine::{self, Engine, Progress, SaveOptions};
 use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
@@ -19,10 +19,34 @@ use comio_simulator::runner::{self, Outcome};
 use comio_simulator::scenario::{self, Method, Server};
 use comio_simulator::trace::{SyntheticGuest, Trace};
 use comio_simulator::world::{RunningServer, World, WorldError};
+use futures::channel::oneshot;
 use futures::executor::block_on;
 
-/// A world that has traces and nothing else: no clock, no server.
-struct TracesOnly(MemoryStorage);
+/// A world that has traces and threads and nothing else: no clock, no server.
+struct TracesOnly {
+    traces: MemoryStorage,
+    cores: usize,
+}
+
+/// As many threads at once as jobs are given, up to a number.
+struct Threads(usize);
+
+#[async_trait]
+impl Compute for Threads {
+    fn workers(&self) -> usize {
+        self.0
+    }
+
+    async fn run(&self, job: Job) -> Result<(), ComputeError> {
+        let (sender, receiver) = oneshot::channel();
+        #[expect(clippy::disallowed_methods, reason = "a test with threads")]
+        std::thread::spawn(move || {
+            job();
+            sender.send(()).expect("somebody waits for the job");
+        });
+        receiver.await.map_err(|_| ComputeError)
+    }
+}
 
 #[async_trait]
 impl World for TracesOnly {
@@ -35,19 +59,19 @@ impl World for TracesOnly {
     }
 
     fn cores(&self) -> usize {
-        2
+        self.cores
     }
 
     fn uuid(&self) -> [u8; 16] {
         panic!("virtual mode draws no random number")
     }
 
-    fn compute(&self, _workers: usize) -> Result<Arc<dyn Compute>, WorldError> {
-        Ok(Arc::new(Inline))
+    fn compute(&self, workers: usize) -> Result<Arc<dyn Compute>, WorldError> {
+        Ok(if workers == 1 { Arc::new(Inline) } else { Arc::new(Threads(workers)) })
     }
 
     async fn trace(&self, name: &str) -> Result<Box<dyn ObjectReader>, WorldError> {
-        Ok(self.0.open(name).await?)
+        Ok(self.traces.open(name).await?)
     }
 
     async fn start_server(&self, _server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {
@@ -86,14 +110,18 @@ fn world() -> TracesOnly {
     let mut reader = guest.reader();
     let progress = Progress::default();
     block_on(engine::save(&engine, &mut *reader, &traces, "t-0", &options, &progress)).unwrap();
-    TracesOnly(traces)
+    TracesOnly { traces, cores: 1 }
 }
 
 fn run(methods: &str, rest: &str) -> Outcome {
+    run_in(&world(), methods, rest)
+}
+
+fn run_in(world: &TracesOnly, methods: &str, rest: &str) -> Outcome {
     let text =
         format!("name = 'test'\nquestion = 'how long?'\nmode = 'virtual'\nmethods = {methods}\n{rest}");
     let file = scenario::parse("test.toml", &text, &|name| name == "t-0").unwrap();
-    block_on(runner::run(&file, &world())).unwrap()
+    block_on(runner::run(&file, world)).unwrap()
 }
 
 const HERD: &str = "operation = 'save-then-restore'\n\
@@ -123,8 +151,19 @@ fn every_guest_comes_back_by_every_method() {
 
 #[test]
 fn the_same_scenario_gives_the_same_bytes() {
-    let files = || run("['raw', 'comio']", HERD).results.files().unwrap();
-    assert_eq!(files(), files());
+    let results = |cores| {
+        let world = TracesOnly { cores, ..world() };
+        run_in(&world, "['raw', 'lz4', 'comio', 'xen']", HERD).results
+    };
+    let one = results(1);
+    let digest = |run: &Run| run.history.clone().unwrap().digest;
+    let digests: std::collections::BTreeSet<String> = one.runs.iter().map(digest).collect();
+    assert_eq!(digests.len(), one.runs.len(), "every run has a history of its own");
+    for cores in [1, 2, 4] {
+        let again = results(cores);
+        assert!(one.runs.iter().map(digest).eq(again.runs.iter().map(digest)), "{cores} threads");
+        assert_eq!(one.files(), again.files(), "{cores} threads");
+    }
 }
 
 #[test]
@@ -206,4 +245,25 @@ fn a_cold_server_reads_from_its_disk() {
     // 256 MiB at 50 MiB/s.
     assert_within(disk(true), 5.12, 0.05);
     assert!(disk(false) < 2.0);
+}
+
+#[test]
+fn every_shipped_scenario_can_be_run() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let mut names = Vec::new();
+    for file in std::fs::read_dir(&directory).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let has_trace = |trace: &str| directory.join(format!("traces/{trace}.comio")).is_file();
+            let file = scenario::parse(&name, &text, &has_trace).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(file.scenario.name, name, "the scenario's name is its file's");
+            names.push(name);
+        }
+    }
+    names.sort();
+    for name in ["bandwidth", "cores", "evening", "morning", "paper", "quickstart", "scale", "shutdown"] {
+        assert!(names.iter().any(|found| found == name), "{name}.toml is missing");
+    }
 }

@@ -3,6 +3,8 @@
 //! [`Results`] holds only what the scenario determines, so that two runs can be compared;
 //! machine, commit and wall time stand apart, in [`Circumstances`].
 
+mod compare;
+mod html;
 mod lines;
 mod plot;
 mod table;
@@ -11,14 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::scenario::Method;
 
-pub use plot::{BarChart, PlotError};
+pub use compare::{Difference, compare};
+pub use plot::PlotError;
 pub use table::Table;
 
 /// Version of the result files' form.
 pub const RESULTS_FORMAT: u32 = 1;
 
 /// Everything a scenario gave.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// [`RESULTS_FORMAT`].
     pub format: u32,
@@ -27,7 +30,7 @@ pub struct Results {
     /// The question that the scenario answers.
     pub question: String,
     /// The parameter that was swept.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameter: Option<String>,
     /// Hash of the scenario file.
     pub scenario_hash: String,
@@ -58,7 +61,7 @@ impl Phase {
 }
 
 /// One herd, saved or restored by one method.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The method.
     pub method: Method,
@@ -67,7 +70,7 @@ pub struct Run {
     /// How many guests took part.
     pub guests: usize,
     /// The point of the sweep: parameter and value, as text.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub point: Option<String>,
     /// From the first start to the last end, in seconds.
     pub makespan_s: f64,
@@ -83,18 +86,21 @@ pub struct Run {
     /// How long single guests took.
     pub guest_s: Spread,
     /// Guests that were not done by the scenario's deadline.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<usize>,
     /// What each resource alone would have taken (virtual mode).
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// What the event clock went through (virtual mode): equal for equal histories.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
     /// What happened over time; in a file of its own.
     #[serde(skip)]
     pub timeline: Timeline,
 }
 
 /// Shortest, middle and longest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The shortest.
     pub min: f64,
@@ -115,7 +121,7 @@ impl Spread {
 
 /// What each resource would have taken for the work it was given, had it never waited: no
 /// arrangement of the same work can be faster than the longest of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     /// The server's link, in seconds.
     pub link_s: f64,
@@ -144,8 +150,17 @@ impl Limits {
     }
 }
 
+/// A fingerprint of everything that happened in a simulation, until the run's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Events of the clock.
+    pub events: u64,
+    /// Their digest, in hexadecimal.
+    pub digest: String,
+}
+
 /// A run over time.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
     /// Start and end of each guest.
     pub guests: Vec<GuestTime>,
@@ -154,7 +169,7 @@ pub struct Timeline {
 }
 
 /// How busy a resource was in equal spans of time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsageSeries {
     /// Which.
     pub resource: String,
@@ -165,7 +180,7 @@ pub struct UsageSeries {
 }
 
 /// When a guest was under way.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GuestTime {
     /// Its name.
     pub guest: String,
@@ -223,16 +238,118 @@ impl Results {
             file("results.csv", lines::csv(&self.runs).into_bytes()),
             file("timelines.jsonl", lines::timelines(&self.runs)),
         ];
-        for (name, chart) in plot::charts(self) {
-            files.push(ResultFile { name, contents: chart.svg()?.into_bytes() });
+        for (name, svg) in plot::charts(self)? {
+            files.push(ResultFile { name, contents: svg.into_bytes() });
         }
+        files.push(file("report.html", self.html()?.into_bytes()));
         Ok(files)
+    }
+
+    /// Results as they stand in a result directory: `results.json` and `timelines.jsonl`.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the files are not what this version writes.
+    pub fn load(results_json: &[u8], timelines_jsonl: &[u8]) -> Result<Self, LoadError> {
+        let malformed = |file| move |error: serde_json::Error| LoadError::malformed(file, &error);
+        let mut results: Self = serde_json::from_slice(results_json).map_err(malformed("results.json"))?;
+        if results.format != RESULTS_FORMAT {
+            return Err(LoadError::Format(results.format));
+        }
+        let lines = timelines_jsonl.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        for (run, line) in results.runs.iter_mut().zip(lines) {
+            run.timeline = serde_json::from_slice(line).map_err(malformed("timelines.jsonl"))?;
+        }
+        Ok(results)
+    }
+
+    /// The report: one HTML page that needs nothing else.
+    ///
+    /// # Errors
+    /// [`PlotError`] when a plot cannot be drawn.
+    pub fn html(&self) -> Result<String, PlotError> {
+        html::page(self)
+    }
+
+    /// Methods in the order they were run.
+    fn methods(&self) -> Vec<Method> {
+        methods_of(&self.runs)
+    }
+
+    /// Operations in the order they were run.
+    fn phases(&self) -> Vec<Phase> {
+        in_order(self.runs.iter().map(|run| run.operation))
+    }
+
+    /// Points of the sweep in its order; one without a name if there is no sweep.
+    fn points(&self) -> Vec<String> {
+        in_order(self.runs.iter().map(|run| run.point.clone().unwrap_or_default()))
+    }
+
+    /// Runs of one point.
+    fn at_point(&self, point: &str) -> Vec<Run> {
+        let here = |run: &&Run| run.point.as_deref().unwrap_or_default() == point;
+        self.runs.iter().filter(here).cloned().collect()
+    }
+
+    /// A figure at each point: the point's number and the value.
+    fn along_the_sweep(
+        &self,
+        method: Method,
+        phase: Phase,
+        value: impl Fn(&Run) -> Option<f64>,
+    ) -> Vec<(f64, f64)> {
+        let points = self.points();
+        let mine = self.runs.iter().filter(|run| run.method == method && run.operation == phase);
+        let place = |run: &Run| {
+            let name = run.point.as_deref().unwrap_or_default();
+            let number = points.iter().position(|point| point == name)?;
+            #[expect(clippy::cast_precision_loss, reason = "points of a sweep")]
+            Some((number as f64, value(run)?))
+        };
+        mine.filter_map(place).collect()
     }
 
     /// The table for people.
     pub fn table(&self) -> Table {
         table::of_runs(&self.runs)
     }
+}
+
+/// A result directory that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// A file is not what it should be.
+    #[error("{file} is not a result file of comio: {problem}")]
+    Malformed {
+        /// Which.
+        file: &'static str,
+        /// Where and why.
+        problem: String,
+    },
+    /// Another version wrote it.
+    #[error("results of format {0} cannot be read by this version, which writes format {RESULTS_FORMAT}")]
+    Format(u32),
+}
+
+impl LoadError {
+    fn malformed(file: &'static str, problem: &serde_json::Error) -> Self {
+        Self::Malformed { file, problem: problem.to_string() }
+    }
+}
+
+fn methods_of(runs: &[Run]) -> Vec<Method> {
+    in_order(runs.iter().map(|run| run.method))
+}
+
+/// Each value once, in the order of its first appearance.
+fn in_order<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut once = Vec::new();
+    for value in values {
+        if !once.contains(&value) {
+            once.push(value);
+        }
+    }
+    once
 }
 
 impl Circumstances {
@@ -268,6 +385,7 @@ pub(crate) mod test {
             guest_s: Spread::default(),
             late: None,
             limits: None,
+            history: None,
             timeline: Timeline::default(),
         }
     }
@@ -281,9 +399,8 @@ pub(crate) mod test {
         ]
     }
 
-    #[test]
-    fn result_files_are_the_same_for_the_same_runs() {
-        let results = || Results {
+    pub(crate) fn results() -> Results {
+        Results {
             format: RESULTS_FORMAT,
             scenario: "x".to_owned(),
             question: "y?".to_owned(),
@@ -291,16 +408,52 @@ pub(crate) mod test {
             scenario_hash: "0".to_owned(),
             seed: 1,
             runs: runs(),
+        }
+    }
+
+    /// The same at three points, each taking twice as long as the one before.
+    pub(crate) fn swept() -> Results {
+        let at = |(point, factor): (&str, f64)| {
+            runs()
+                .into_iter()
+                .map(move |mut run| {
+                    run.point = Some(point.to_owned());
+                    run.makespan_s *= factor;
+                    run.limits = Some(Limits { link_s: run.makespan_s * 0.9, ..Limits::default() });
+                    run
+                })
+                .collect::<Vec<_>>()
         };
+        let runs = [("1", 1.0), ("2", 2.0), ("4", 4.0)].into_iter().flat_map(at).collect();
+        Results { parameter: Some("guests.count".to_owned()), runs, ..results() }
+    }
+
+    #[test]
+    fn result_files_are_the_same_for_the_same_runs() {
         let files = results().files().unwrap();
         assert_eq!(files, results().files().unwrap());
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        assert_eq!(names, ["results.json", "results.csv", "timelines.jsonl", "makespan.svg", "stored.svg"]);
+        assert_eq!(
+            names,
+            ["results.json", "results.csv", "timelines.jsonl", "makespan.svg", "stored.svg", "report.html"]
+        );
         let json: serde_json::Value = serde_json::from_slice(&files[0].contents).unwrap();
         let first = &json["runs"][0];
         assert_eq!(first["method"], "raw");
         assert_eq!(first["operation"], "save");
         assert_eq!(first["identical"], true);
+    }
+
+    #[test]
+    fn results_come_back_from_their_files() {
+        let mut results = swept();
+        let guest = GuestTime { guest: "g".to_owned(), start_s: 0.5, end_s: 1.5 };
+        results.runs[2].timeline.guests = vec![guest];
+        let files = results.files().unwrap();
+        assert_eq!(Results::load(&files[0].contents, &files[2].contents), Ok(results));
+        assert!(Results::load(b"{}", b"").is_err());
+        let newer = String::from_utf8_lossy(&files[0].contents).replacen("\"format\": 1", "\"format\": 2", 1);
+        assert_eq!(Results::load(newer.as_bytes(), b""), Err(LoadError::Format(2)));
     }
 
     #[test]

@@ -156,6 +156,7 @@ fn run_of(
         guest_s: Spread::of(arrived.times.iter().map(|time| time.end_s - time.start_s).collect()),
         late,
         limits: None,
+        history: None,
         timeline: Timeline { guests: arrived.times, usage: Vec::new() },
     }
 }

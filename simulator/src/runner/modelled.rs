@@ -16,7 +16,7 @@ use crate::model::clock::{self, Clock};
 use crate::model::coder::CodeTable;
 use crate::model::cost::CostTable;
 use crate::model::site::{Site, Snapshot};
-use crate::report::{Phase, Run};
+use crate::report::{History, Phase, Run};
 use crate::scenario::{Method, Operation, Point};
 use crate::trace::Trace;
 use crate::world::World;
@@ -129,6 +129,8 @@ fn simulate(
             let mut run = run_of(scenario, label, method, phase, arrived, stored_bytes);
             run.limits = Some(before.limits_until_now(&site));
             run.timeline.usage = before.usage_until_now(&site);
+            let digest = format!("{:016x}", clock.digest());
+            run.history = Some(History { events: clock.events(), digest });
             runs.push(run);
         }
         Ok::<_, RunError>(())

@@ -22,6 +22,8 @@ pub struct Expectation {
     pub stored_max: Option<Size>,
     /// Least guest bytes per stored byte.
     pub ratio_min: Option<f64>,
+    /// The most guests that miss the scenario's deadline.
+    pub late_max: Option<usize>,
     /// The makespan is shorter than this method's, for the same operation and guests.
     pub faster_than: Option<Method>,
 }
@@ -78,6 +80,12 @@ impl Expectation {
         {
             problems.push(format!("shrank {:.3} times, at least {min} expected", run.ratio()));
         }
+        if let Some(max) = self.late_max
+            && run.late.is_none_or(|late| late > max)
+        {
+            let late = run.late.map_or("an unknown number of".to_owned(), |late| late.to_string());
+            problems.push(format!("{late} guests are late, at most {max} expected"));
+        }
         if let Some(other) = self.faster_than {
             problems.extend(slower_than(run, other, runs));
         }
@@ -125,6 +133,7 @@ mod test {
         assert_eq!(problems("operation = \"save\"\nmakespan-min = \"3 s\""), 1);
         assert_eq!(problems("method = \"comio\"\nratio-min = 4.1\nstored-max = \"1 MiB\""), 4);
         assert_eq!(problems("method = \"raw\"\nfaster-than = \"comio\""), 2);
+        assert_eq!(problems("method = \"raw\"\noperation = \"save\"\nlate-max = 3"), 1);
     }
 
     #[test]

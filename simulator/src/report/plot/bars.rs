@@ -1,119 +1,35 @@
-//! Plots as SVG, drawn with plotters.
+//! Horizontal bars.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Phase, Results, Run};
+use super::{COLOURS, FAINT, INK, PlotError};
 
-/// A plot that could not be drawn.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot draw the plot {title:?}: {problem}")]
-pub struct PlotError {
-    title: String,
-    problem: String,
-}
-
-const WIDTH: u32 = 860;
+const WIDTH: u32 = 900;
 const MARGIN: i32 = 24;
 const TITLE_HEIGHT: i32 = 58;
 const BAR_HEIGHT: i32 = 24;
 const BAR_GAP: i32 = 6;
 const GROUP_GAP: i32 = 18;
-const LABEL_WIDTH: i32 = 130;
+const LABEL_WIDTH: i32 = 170;
 const VALUE_WIDTH: i32 = 190;
-const INK: RGBColor = RGBColor(0x1f, 0x29, 0x37);
-const FAINT: RGBColor = RGBColor(0x6b, 0x72, 0x80);
-/// Distinguishable for the colour-blind, and in grey.
-const COLOURS: [RGBColor; 2] = [RGBColor(0x00, 0x5f, 0x9e), RGBColor(0xe0, 0x8e, 0x1b)];
 
 /// Horizontal bars in labelled groups: one group a method, one bar a series.
 #[derive(Debug, Clone, PartialEq)]
-pub struct BarChart {
-    title: String,
-    subtitle: String,
-    series: Vec<String>,
-    groups: Vec<Group>,
+pub(crate) struct BarChart {
+    pub(crate) title: String,
+    pub(crate) subtitle: String,
+    /// What the bars of a group are.
+    pub(crate) series: Vec<String>,
+    pub(crate) groups: Vec<Group>,
 }
 
+/// Bars with one label.
 #[derive(Debug, Clone, PartialEq)]
-struct Group {
-    label: String,
+pub(crate) struct Group {
+    pub(crate) label: String,
     /// One for each series: the length, and what is written beside it.
-    bars: Vec<(f64, String)>,
-}
-
-/// The plots of `results`, with their file names.
-pub(super) fn charts(results: &Results) -> Vec<(String, BarChart)> {
-    let mut points: Vec<Option<&str>> = results.runs.iter().map(|run| run.point.as_deref()).collect();
-    points.dedup();
-    if points.len() != 1 {
-        return Vec::new();
-    }
-    vec![
-        ("makespan.svg".to_owned(), makespan(&results.runs)),
-        ("stored.svg".to_owned(), stored(&results.runs)),
-    ]
-}
-
-fn herd(runs: &[Run]) -> String {
-    let Some(run) = runs.first() else { return String::new() };
-    let mib = run.guest_bytes / run.guests.max(1) as u64 / (1 << 20);
-    format!("{} guests of {mib} MiB at once", run.guests)
-}
-
-fn makespan(runs: &[Run]) -> BarChart {
-    let mut phases = Vec::new();
-    for run in runs {
-        if !phases.contains(&run.operation) {
-            phases.push(run.operation);
-        }
-    }
-    let bar = |method, phase: &Phase| {
-        let run = runs.iter().find(|run| run.method == method && run.operation == *phase);
-        run.map_or((0.0, "not measured".to_owned()), |run| {
-            let goodput = run.goodput_bytes_per_s / f64::from(1 << 20);
-            (run.makespan_s, format!("{:.2} s  ({goodput:.0} MiB/s)", run.makespan_s))
-        })
-    };
-    let groups = methods(runs).map(|method| Group {
-        label: method.title().to_owned(),
-        bars: phases.iter().map(|phase| bar(method, phase)).collect(),
-    });
-    BarChart {
-        title: "Time until the last guest is done".to_owned(),
-        subtitle: format!("{}; shorter is better", herd(runs)),
-        groups: groups.collect(),
-        series: phases.iter().map(|phase| phase.name().to_owned()).collect(),
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "lengths of bars")]
-fn stored(runs: &[Run]) -> BarChart {
-    let size = |method| {
-        let run = runs.iter().find(|run| run.method == method);
-        run.map_or((0.0, String::new()), |run| {
-            let mib = run.stored_bytes as f64 / f64::from(1 << 20);
-            (mib, format!("{mib:.0} MiB  ({:.2} times smaller)", run.ratio()))
-        })
-    };
-    let groups =
-        methods(runs).map(|method| Group { label: method.title().to_owned(), bars: vec![size(method)] });
-    BarChart {
-        title: "Storage taken".to_owned(),
-        subtitle: format!("{}; shorter is better", herd(runs)),
-        groups: groups.collect(),
-        series: vec!["stored".to_owned()],
-    }
-}
-
-fn methods(runs: &[Run]) -> impl Iterator<Item = crate::scenario::Method> {
-    let mut methods = Vec::new();
-    for run in runs {
-        if !methods.contains(&run.method) {
-            methods.push(run.method);
-        }
-    }
-    methods.into_iter()
+    pub(crate) bars: Vec<(f64, String)>,
 }
 
 impl BarChart {
@@ -121,10 +37,9 @@ impl BarChart {
     ///
     /// # Errors
     /// [`PlotError`] when drawing fails.
-    pub fn svg(&self) -> Result<String, PlotError> {
+    pub(crate) fn svg(&self) -> Result<String, PlotError> {
         let mut svg = String::new();
-        self.draw(&mut svg)
-            .map_err(|problem| PlotError { title: self.title.clone(), problem: problem.to_string() })?;
+        self.draw(&mut svg).map_err(|problem| PlotError::new(&self.title, &*problem))?;
         Ok(svg)
     }
 
@@ -202,16 +117,6 @@ fn scaled(share: f64, room: i32) -> i32 {
 #[cfg(test)]
 mod test {
     use super::*;
-    use crate::report::test::runs;
-
-    #[test]
-    fn a_chart_has_a_bar_and_a_figure_for_each_run() {
-        let svg = makespan(&runs()).svg().unwrap();
-        assert!(svg.starts_with("<svg"));
-        for text in ["raw", "ComIO", "10.00 s", "2.50 s", "save", "restore"] {
-            assert!(svg.contains(text), "{text} is missing");
-        }
-    }
 
     #[test]
     fn the_longest_bar_fills_the_room() {
