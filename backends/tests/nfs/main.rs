@@ -9,6 +9,6 @@ mod crash;
 mod ganesha;
 mod guest;
 mod lab;
-mod speed;
 mod misbehave;
 mod misbehaving;
+mod speed;

@@ -135,7 +135,8 @@ fn figures() {
             let (ours, theirs) = (rate(median(ours)), rate(median(theirs)));
             let of_goodput = goodput.map_or("".to_owned(), |goodput| format!("{:.3}", ours / goodput));
             let ratio = ours / theirs;
-            writeln!(text, "| {link} | {operation} | {ours:.0} | {theirs:.0} | {ratio:.2} | {of_goodput} |").unwrap();
+            writeln!(text, "| {link} | {operation} | {ours:.0} | {theirs:.0} | {ratio:.2} | {of_goodput} |")
+                .unwrap();
         }
     }
     print!("{text}");

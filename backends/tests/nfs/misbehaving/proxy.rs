@@ -89,7 +89,12 @@ impl Shared {
         }
     }
 
-    async fn calls(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: &Replies) -> io::Result<()> {
+    async fn calls(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        replies: &Replies,
+    ) -> io::Result<()> {
         loop {
             let mut call = read_record(&mut from).await?;
             let (operation, fault) = if word(&call, PROGRAM_AT) == NFS_PROGRAM {
@@ -108,10 +113,7 @@ impl Shared {
                 Some(Fault::ShortWrite) => shorten_write(&mut call),
                 _ => {}
             }
-            replies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(word(&call, 0), (operation, fault));
+            replies.lock().unwrap_or_else(PoisonError::into_inner).insert(word(&call, 0), (operation, fault));
             write_record(&mut to, &call).await?;
         }
     }
@@ -123,7 +125,12 @@ impl Shared {
         Ok(())
     }
 
-    async fn replies(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: &Replies) -> io::Result<()> {
+    async fn replies(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        replies: &Replies,
+    ) -> io::Result<()> {
         loop {
             let mut reply = read_record(&mut from).await?;
             let xid = word(&reply, 0);
