@@ -460,6 +460,20 @@ fn a_parent_whose_pages_are_damaged_costs_bytes_not_the_save() {
 }
 
 #[test]
+fn an_image_never_takes_the_place_of_one_that_it_rests_on() {
+    let storage = MemoryStorage::new();
+    let memories = chain(&storage, 1, 300);
+    let before = storage.contents("0").expect("saved").to_vec();
+    let foundation = Foundation::new(Some(relative(&storage, "1")), None).expect("complete");
+    let (engine, options, progress) = (engine(), options(9), Progress::default());
+    let mut guest = Guest(memories[1].iter());
+    let saving =
+        engine::save_upon(&engine, Some(&foundation), &mut guest, &storage, "0", &options, &progress);
+    assert!(block_on(saving).is_err());
+    assert!(*storage.contents("0").expect("still there") == before);
+}
+
+#[test]
 fn descendants_are_known() {
     let storage = MemoryStorage::new();
     chain(&storage, 2, 600);

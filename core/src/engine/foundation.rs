@@ -14,6 +14,7 @@ use crate::PAGE_SIZE;
 use crate::buffer::Payload;
 use crate::compute::{self, Work};
 use crate::ecbc::{PageDecoder, uniform};
+use crate::format::ImageUuid;
 use crate::format::ancestor::{ANCESTORS_MAX, Ancestor, Role};
 use crate::format::entry::{ELSEWHERE_SEGMENTS, Entry, content_check};
 use crate::format::reference::{Place, Reference};
@@ -87,6 +88,11 @@ impl Foundation {
     /// The new image's table of ancestors.
     pub(super) fn ancestors(&self) -> Vec<Ancestor> {
         self.lineage.members.iter().map(|member| member.ancestor.clone()).collect()
+    }
+
+    /// Whether the image `uuid` is among the ancestors.
+    pub(super) fn has(&self, uuid: &ImageUuid) -> bool {
+        self.lineage.number_of(uuid).is_some()
     }
 
     /// Why some pages were saved as if there were nothing to rest on.

@@ -8,7 +8,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit::{Tail, make_durable, publish_or_abandon};
-use super::{Engine, EngineError, Foundation, Phase, Progress};
+use super::{Engine, EngineError, Foundation, Image, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
 use crate::compute::{self, Work};
@@ -85,7 +85,8 @@ pub async fn save_upon(
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
     let mut create = engine.create_options(&options.uuid, options.replace);
-    if foundation.is_some() {
+    if let Some(foundation) = foundation {
+        refuse_to_replace_ancestor(foundation, storage, name).await?;
         create.held_bytes_max = create.held_bytes_max.min(engine.held_upon() * MAX_SEGMENT_LEN);
     }
     check_free_space(storage, name, reader.size_hint()).await?;
@@ -96,6 +97,22 @@ pub async fn save_upon(
     match publish_or_abandon(writer, written, progress).await {
         Ok(report) => Ok(report),
         Err(error) => Err(explain_no_space(error, storage, progress).await),
+    }
+}
+
+/// Refuses to put an image in the place of one that it rests on.
+async fn refuse_to_replace_ancestor(
+    foundation: &Foundation,
+    storage: &dyn Storage,
+    name: &str,
+) -> Result<(), EngineError> {
+    let Ok(reader) = storage.open(name).await else { return Ok(()) };
+    match Image::open(reader).await {
+        Ok(image) if foundation.has(&image.superblock().uuid) => {
+            let problem = "the new image would rest on it; choose another name";
+            Err(StorageError::new(StorageErrorKind::AlreadyExists, "replace", name, problem).into())
+        }
+        _ => Ok(()),
     }
 }
 
