@@ -34,6 +34,11 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Make a new image from the whole segments of a damaged one.
     RecoverImage(RecoverImage),
+    /// Make an image that needs its ancestors self-contained.
+    Flatten(Flatten),
+    /// Templates, which other guests' pages are found in.
+    #[command(subcommand)]
+    Template(Template),
     /// List the images of a directory.
     Ls(Ls),
     /// Remove an image.
@@ -69,8 +74,27 @@ pub(crate) struct Resources {
     pub(crate) memory: Option<Size>,
 }
 
+/// Where images are that others rest on.
+#[derive(Debug, Args)]
+pub(crate) struct Ancestors {
+    /// A directory where parents and templates are looked for, beside the image's own (repeatable).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ancestors: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Pack {
+    /// Store only what differs from this image of the same guest.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) parent: Option<String>,
+    /// Store only what this template (see comio template make) does not have.
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) template: Option<String>,
+    /// Memory for the table of the template's pages; what does not fit costs ratio only.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub(crate) template_memory: Size,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     /// What SRC is.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     pub(crate) format: Format,
@@ -96,6 +120,8 @@ pub(crate) struct Pack {
 
 #[derive(Debug, Args)]
 pub(crate) struct Unpack {
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     /// Fail if OUT exists, instead of replacing it.
     #[arg(long)]
     pub(crate) no_clobber: bool,
@@ -114,6 +140,8 @@ pub(crate) struct Unpack {
 
 #[derive(Debug, Args)]
 pub(crate) struct Extract {
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     pub(crate) image: String,
     /// A page, or a range of pages (both ends included).
     #[arg(long, value_name = "N[-M]", required_unless_present = "pfn_list", conflicts_with = "pfn_list")]
@@ -131,6 +159,11 @@ pub(crate) struct Extract {
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
+    /// Check what its pages rest on as well, in its ancestors.
+    #[arg(long)]
+    pub(crate) deep: bool,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     pub(crate) image: String,
     /// Print the report as JSON.
     #[arg(long)]
@@ -164,6 +197,58 @@ pub(crate) struct RecoverImage {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Flatten {
+    pub(crate) image: String,
+    /// The image to make.
+    pub(crate) output: String,
+    /// How to code pages, as for pack.
+    #[arg(long, default_value_t = Method::Balanced)]
+    pub(crate) level: Method,
+    /// Fail if OUTPUT exists, instead of replacing it.
+    #[arg(long)]
+    pub(crate) no_clobber: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Template {
+    /// Make a template of all different pages of one or several images.
+    Make(TemplateMake),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TemplateMake {
+    /// The template to make.
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) output: String,
+    /// Memory for telling pages apart; what no longer fits is left out of the template.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) template_memory: Size,
+    /// How to code pages, as for pack.
+    #[arg(long, default_value_t = Method::Balanced)]
+    pub(crate) level: Method,
+    /// Fail if TEMPLATE exists, instead of replacing it.
+    #[arg(long)]
+    pub(crate) no_clobber: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+    /// The images.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Ls {
     /// A directory, as a path or URL.
     #[arg(default_value = ".")]
@@ -175,6 +260,9 @@ pub(crate) struct Ls {
 
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
+    /// Remove even what other images beside it need.
+    #[arg(long)]
+    pub(crate) force: bool,
     #[arg(required = true)]
     pub(crate) images: Vec<String>,
 }

@@ -1,5 +1,6 @@
 //! `comio`: saves and restores virtual machines fast by compressing their memory page by page.
 
+mod ancestors;
 mod args;
 mod commands;
 mod exit;

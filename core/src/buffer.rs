@@ -73,6 +73,22 @@ impl BufferPool {
         self.take(self.shared.slot_bytes).await
     }
 
+    /// Waits until the budget has room for `bytes`, for memory that is allocated elsewhere and
+    /// freed before the reservation is dropped.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub async fn reserve(&self, bytes: usize) -> Result<Reservation, BudgetTooSmall> {
+        let grains = bytes.div_ceil(GRAIN);
+        let too_small = BudgetTooSmall { wanted_bytes: bytes, budget_bytes: self.shared.budget_bytes };
+        let wanted = u32::try_from(grains).ok().filter(|_| grains * GRAIN <= self.shared.budget_bytes);
+        let Some(wanted) = wanted else { return Err(too_small) };
+        let permit =
+            Arc::clone(&self.shared.grains).acquire_many_owned(wanted).await.map_err(|_| too_small)?;
+        self.shared.trim(0);
+        Ok(Reservation { _permit: permit })
+    }
+
     /// How many slots the whole budget holds.
     pub fn slots(&self) -> usize {
         self.shared.budget_bytes / self.shared.slot_bytes.max(GRAIN).next_multiple_of(GRAIN)
@@ -109,6 +125,12 @@ pub struct BudgetTooSmall {
     pub wanted_bytes: usize,
     /// The pool's budget, in bytes.
     pub budget_bytes: usize,
+}
+
+/// A share of a [`BufferPool`]'s budget.
+#[derive(Debug)]
+pub struct Reservation {
+    _permit: OwnedSemaphorePermit,
 }
 
 struct Home {
@@ -318,6 +340,16 @@ mod test {
         let rest = block_on(pool.take(12288)).unwrap();
         drop((small, rest));
         assert!(pool.take_slot().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_reservation_is_part_of_the_budget() {
+        let pool = BufferPool::new(8192, 4096);
+        let reserved = block_on(pool.reserve(5000)).unwrap();
+        assert!(pool.take_slot().now_or_never().is_none());
+        drop(reserved);
+        assert!(pool.take_slot().now_or_never().is_some());
+        assert!(block_on(pool.reserve(8193)).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod hypervisor;
 pub mod segment;
 pub mod storage;
 pub mod tape;
+pub mod template;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

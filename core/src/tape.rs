@@ -151,6 +151,9 @@ pub enum TapeError {
     /// A simulated payload reached a real writer.
     #[error(transparent)]
     NotBytes(#[from] crate::buffer::NotBytes),
+    /// The tape is another image's, and that cannot be read.
+    #[error(transparent)]
+    Image(Box<crate::engine::EngineError>),
     /// The worker pool is gone.
     #[error(transparent)]
     Compute(#[from] crate::compute::ComputeError),

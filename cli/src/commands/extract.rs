@@ -5,10 +5,11 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use comio_core::engine::{self, EngineError, ExtractReport, Image};
+use comio_core::engine::{self, ExtractReport};
 use comio_core::tape::TapeError;
 use serde::Serialize;
 
+use crate::ancestors;
 use crate::args::{Extract, Resources};
 use crate::exit::Exit;
 use crate::location::Location;
@@ -21,6 +22,7 @@ struct Report {
     storage_reads: u64,
     bytes_read: u64,
     max_read_bytes: u64,
+    max_reads_a_page: u64,
     pages_decoded: u64,
     index_reads: u64,
     index_bytes: u64,
@@ -33,6 +35,7 @@ impl From<ExtractReport> for Report {
             storage_reads: report.storage_reads,
             bytes_read: report.bytes_read,
             max_read_bytes: report.max_read_bytes,
+            max_reads_a_page: report.max_reads_a_page,
             pages_decoded: report.pages_decoded,
             index_reads: report.index_reads,
             index_bytes: report.index_bytes,
@@ -48,7 +51,7 @@ pub(super) async fn run(args: Extract) -> anyhow::Result<Exit> {
     };
     let session = Session::new(&Resources { workers: None, memory: None })?;
     let from = Location::of_image(&args.image, &session.pool).await?;
-    let image = Image::open(from.storage.open(&from.name).await.map_err(EngineError::from)?).await?;
+    let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
     let mut out = args.output.as_deref().map_or_else(|| Ok(Output::stdout()), Output::create)?;
     let extracting = engine::extract(&image, pfns, |page| {
         out.write(page).map_err(|source| {

@@ -48,7 +48,18 @@ struct Report {
     frame_stored_bytes: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     frame_records: Vec<Record>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ancestors: Vec<AncestorReport>,
     checks: Checks,
+}
+
+#[derive(Serialize)]
+struct AncestorReport {
+    name: String,
+    uuid: String,
+    role: &'static str,
+    /// How often a page rests on one of its.
+    pages: u64,
 }
 
 #[derive(Serialize)]
@@ -153,8 +164,20 @@ fn report(image: &Image, frame_check: String, frame_records: Vec<Record>) -> Rep
         frame_bytes: totals.frame_bytes,
         frame_stored_bytes: totals.frame_stored_bytes,
         frame_records,
+        ancestors: ancestors(image),
         checks: Checks { superblock: "ok", directory: "ok", footer: "ok", frame: frame_check },
     }
+}
+
+fn ancestors(image: &Image) -> Vec<AncestorReport> {
+    let rows = image.superblock().ancestors.iter().zip(image.footer().totals.rests_on);
+    rows.map(|(ancestor, pages)| AncestorReport {
+        name: ancestor.name.clone(),
+        uuid: uuid::Uuid::from_bytes(ancestor.uuid).to_string(),
+        role: ancestor.role.name(),
+        pages,
+    })
+    .collect()
 }
 
 fn classes(image: &Image) -> Vec<Class> {
@@ -168,6 +191,9 @@ fn class_name(number: u8) -> &'static str {
         tag::ZERO => "zero",
         tag::FILL => "fill",
         tag::STORED => "stored",
+        tag::SAME => "same",
+        tag::ELSEWHERE => "elsewhere",
+        tag::DIFFERENCE => "difference",
         tag::ABSENT => "absent",
         _ => Tag::from_number(number).map_or("unknown", Tag::name),
     }
@@ -177,6 +203,7 @@ fn tape_name(format: TapeFormat) -> &'static str {
     match format {
         TapeFormat::RAW => "raw",
         TapeFormat::XEN_XL => "xl",
+        TapeFormat::TEMPLATE => "template",
         _ => "unknown",
     }
 }
@@ -204,6 +231,12 @@ fn text(report: &Report) -> String {
     }
     for class in &report.classes {
         line(class.name, format!("{:>10} pages {:>12} bytes", class.pages, class.bytes));
+    }
+    for ancestor in &report.ancestors {
+        line(
+            ancestor.role,
+            format!("{} (uuid {}), {} pages rest on it", ancestor.name, ancestor.uuid, ancestor.pages),
+        );
     }
     for record in &report.frame_records {
         line("record", format!("{:<36} {:>6} × {:>10} bytes", record.name, record.count, record.bytes));

@@ -3,6 +3,7 @@
 mod clean;
 mod cp;
 mod extract;
+mod flatten;
 mod inspect;
 mod listing;
 mod manual;
@@ -10,6 +11,7 @@ mod pack;
 mod recover_image;
 mod rm;
 mod scenario;
+mod template;
 mod unpack;
 mod verify;
 
@@ -25,6 +27,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Verify(args) => verify::run(args).await,
         Command::Inspect(args) => inspect::run(args).await,
         Command::RecoverImage(args) => recover_image::run(args).await,
+        Command::Flatten(args) => flatten::run(args).await,
+        Command::Template(args) => template::run(args).await,
         Command::Ls(args) => listing::run(args).await,
         Command::Rm(args) => rm::run(args).await,
         Command::Cp(args) => cp::run(args).await,

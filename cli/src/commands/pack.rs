@@ -1,34 +1,67 @@
 //! `comio pack`: a save file or dump becomes an image.
 
 use comio_backends::tape::{SourceFormat, open_source};
-use comio_core::engine::{self, SaveReport};
+use comio_core::engine::{self, Foundation, Relative, SaveReport};
+use comio_core::format::entry::tag;
 use comio_core::format::placement::Placement;
+use comio_core::template::KnownPages;
 use serde::Serialize;
 
 use super::share;
+use crate::ancestors;
 use crate::args::{Format, Pack, PlacementArg};
 use crate::exit::Exit;
 use crate::location::Location;
 use crate::output;
 use crate::session::{Session, save_options};
 
+/// What was saved.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     uuid: String,
     pages: u64,
     guest_bytes: u64,
     stored_bytes: u64,
     ratio: f64,
+    /// Pages that an ancestor has.
+    referenced_pages: u64,
+    /// Pages stored as differences to an ancestor's.
+    difference_pages: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
+}
+
+impl Report {
+    /// For people.
+    pub(super) fn words(&self) -> String {
+        let mut words = format!(
+            "{} pages, {} bytes packed into {} (ratio {:.2})",
+            self.pages, self.guest_bytes, self.stored_bytes, self.ratio
+        );
+        if self.referenced_pages + self.difference_pages > 0 {
+            let (referenced, differences) = (self.referenced_pages, self.difference_pages);
+            words += &format!("; {referenced} pages are an ancestor's, {differences} are differences to one");
+        }
+        if let Some(trouble) = &self.trouble {
+            words +=
+                &format!("\nsome pages were saved in full, since an ancestor could not be read: {trouble}");
+        }
+        words
+    }
 }
 
 impl From<SaveReport> for Report {
     fn from(report: SaveReport) -> Self {
+        let pages = |tag: u8| report.totals.tally.pages[usize::from(tag)];
         Self {
             uuid: uuid::Uuid::from_bytes(report.uuid).to_string(),
             pages: report.totals.pages,
             guest_bytes: report.guest_bytes(),
             stored_bytes: report.stored_bytes,
             ratio: share(report.guest_bytes(), report.stored_bytes),
+            referenced_pages: pages(tag::SAME) + pages(tag::ELSEWHERE),
+            difference_pages: pages(tag::DIFFERENCE),
+            trouble: report.trouble,
         }
     }
 }
@@ -45,10 +78,15 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
     };
     let session = Session::with_coder(&args.resources, args.level, placement)?;
     let image = Location::of_image(&args.image, &session.pool).await?;
+    if !args.no_clobber {
+        ancestors::refuse_to_replace_needed(&image).await?;
+    }
+    let foundation = foundation(&args, &image, &session).await;
     let mut reader = open_source(&args.src, format, &session.pool).await?;
     let options = save_options(!args.no_clobber);
-    let saving = engine::save(
+    let saving = engine::save_upon(
         &session.engine,
+        foundation.as_ref(),
         &mut *reader,
         &*image.storage,
         &image.name,
@@ -59,10 +97,56 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
     if args.json {
         output::json(&report)?;
     } else {
-        output::say(&format!(
-            "{} pages, {} bytes packed into {} (ratio {:.2})",
-            report.pages, report.guest_bytes, report.stored_bytes, report.ratio
-        ));
+        output::say(&report.words());
     }
     Ok(Exit::Done)
+}
+
+/// What the image is to rest on. A parent or template that cannot be used is no reason not to
+/// save the guest: it is saved in full then, and the user told.
+async fn foundation(args: &Pack, image: &Location, session: &Session) -> Option<Foundation> {
+    let parent = match &args.parent {
+        None => None,
+        Some(parent) => {
+            let opened = ancestors::relative(parent, image, &args.ancestors.ancestors, &session.pool).await;
+            told_if_unusable("parent", parent, opened.and_then(usable))
+        }
+    };
+    let template = match &args.template {
+        None => None,
+        Some(template) => {
+            told_if_unusable("template", template, open_template(args, template, image, session).await)
+        }
+    };
+    if parent.is_none() && template.is_none() {
+        return None;
+    }
+    told_if_unusable("parent", "both", Foundation::new(parent, template).map_err(anyhow::Error::from))
+}
+
+fn usable(relative: Relative) -> anyhow::Result<Relative> {
+    relative.image.check_complete()?;
+    Ok(relative)
+}
+
+async fn open_template(
+    args: &Pack,
+    template: &str,
+    image: &Location,
+    session: &Session,
+) -> anyhow::Result<(Relative, KnownPages)> {
+    let relative = ancestors::relative(template, image, &args.ancestors.ancestors, &session.pool).await?;
+    let relative = usable(relative)?;
+    let known = engine::open_template(&relative.image, args.template_memory.0).await?;
+    Ok((relative, known))
+}
+
+fn told_if_unusable<T>(role: &str, name: &str, opened: anyhow::Result<T>) -> Option<T> {
+    opened
+        .inspect_err(|error| {
+            output::say(&format!(
+                "the {role} {name} cannot be used, so the guest is saved without it: {error:#}"
+            ));
+        })
+        .ok()
 }

@@ -1,5 +1,11 @@
-//! `comio rm`: images removed.
+//! `comio rm`: images removed, unless others need them.
 
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+use comio_core::engine::Image;
+
+use crate::ancestors;
 use crate::args::{Resources, Rm};
 use crate::exit::Exit;
 use crate::location::Location;
@@ -7,9 +13,41 @@ use crate::session::Session;
 
 pub(super) async fn run(args: Rm) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
+    let mut locations = Vec::with_capacity(args.images.len());
     for image in &args.images {
-        let location = Location::of_image(image, &session.pool).await?;
+        locations.push(Location::of_image(image, &session.pool).await?);
+    }
+    if !args.force {
+        refuse_needed(&locations).await?;
+    }
+    for location in &locations {
         location.storage.remove(&location.name).await?;
     }
     Ok(Exit::Done)
+}
+
+/// Refuses if an image that stays rests on one that goes. All are looked at before any goes.
+async fn refuse_needed(locations: &[Location]) -> anyhow::Result<()> {
+    let mut leaving = BTreeSet::new();
+    let mut images = Vec::new();
+    for location in locations {
+        // What is no image, or a damaged one, nobody can rest on.
+        if let Ok(reader) = location.storage.open(&location.name).await
+            && let Ok(image) = Image::open(reader).await
+        {
+            leaving.insert(image.superblock().uuid);
+            images.push((location, image.superblock().uuid));
+        }
+    }
+    for (location, uuid) in images {
+        let needed_by = ancestors::needed_by(&*location.storage, &uuid, &leaving).await?;
+        if !needed_by.is_empty() {
+            bail!(
+                "{} is needed by {}: remove those as well, make them self-contained (comio flatten), or --force",
+                location.name,
+                needed_by.join(", ")
+            );
+        }
+    }
+    Ok(())
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use comio_backends::tape::open_sink;
-use comio_core::engine::{self, Image};
+use comio_core::engine;
 use serde::Serialize;
 
+use crate::ancestors;
 use crate::args::Unpack;
 use crate::exit::Exit;
 use crate::location::Location;
@@ -21,7 +22,7 @@ struct Report {
 pub(super) async fn run(args: Unpack) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
     let from = Location::of_image(&args.image, &session.pool).await?;
-    let image = Image::open(from.storage.open(&from.name).await.map_err(engine::EngineError::from)?).await?;
+    let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
     if !args.partial {
         image.check_complete()?;
     }

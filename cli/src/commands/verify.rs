@@ -1,8 +1,9 @@
 //! `comio verify`: every byte of an image read and checked.
 
-use comio_core::engine::{self, EngineError, Image, VerifyReport};
+use comio_core::engine::{self, VerifyReport};
 use serde::Serialize;
 
+use crate::ancestors;
 use crate::args::Verify;
 use crate::exit::Exit;
 use crate::location::Location;
@@ -49,8 +50,14 @@ impl From<VerifyReport> for Report {
 pub(super) async fn run(args: Verify) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
     let from = Location::of_image(&args.image, &session.pool).await?;
-    let image = Image::open(from.storage.open(&from.name).await.map_err(EngineError::from)?).await?;
-    let verifying = engine::verify(&session.engine, &image, &session.progress);
+    let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
+    let verifying = async {
+        if args.deep {
+            engine::verify_deep(&session.engine, &image, &session.progress).await
+        } else {
+            engine::verify(&session.engine, &image, &session.progress).await
+        }
+    };
     let report = Report::from(session.run("verifying", verifying).await?);
     if args.json {
         output::json(&report)?;

@@ -9,7 +9,7 @@ use crate::{PAGE_SIZE, Page};
 const STRIDE: usize = 512;
 
 /// The 32-bit word that fills the page, if one does.
-pub(super) fn uniform(page: &Page) -> Option<u32> {
+pub(crate) fn uniform(page: &Page) -> Option<u32> {
     let (words, _) = page.as_chunks::<8>();
     let first = u64::from_le_bytes(words[0]);
     if first != first.rotate_left(32) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::difference::DifferenceDecoder;
 use super::page_lz::PageLzDecoder;
 use super::zstd::ZstdDecoder;
 use super::{Tag, lz4};
@@ -12,12 +13,13 @@ use crate::{PAGE_SIZE, Page};
 pub struct PageDecoder {
     zstd: ZstdDecoder,
     page_lz: PageLzDecoder,
+    difference: DifferenceDecoder,
 }
 
 impl PageDecoder {
     /// A decoder; allocates all it will ever need.
     pub fn new() -> Self {
-        Self { zstd: ZstdDecoder::new(), page_lz: PageLzDecoder::new() }
+        Self { zstd: ZstdDecoder::new(), page_lz: PageLzDecoder::new(), difference: DifferenceDecoder::new() }
     }
 
     /// Decodes what the coder with this tag made. `blob` may be anything: whatever it says, at
@@ -37,6 +39,23 @@ impl PageDecoder {
             *page = [0; PAGE_SIZE];
         }
         decoded
+    }
+
+    /// Decodes the difference `blob` to `base`; otherwise as [`decode`](Self::decode).
+    ///
+    /// # Errors
+    /// A blob that is no difference to this base; `page` is then all zeros.
+    pub fn decode_difference(
+        &mut self,
+        blob: &[u8],
+        base: &Page,
+        page: &mut Page,
+    ) -> Result<(), DecodeError> {
+        if self.difference.decode(blob, base, page) {
+            return Ok(());
+        }
+        *page = [0; PAGE_SIZE];
+        Err(DecodeError::Damaged { coder: "difference" })
     }
 }
 

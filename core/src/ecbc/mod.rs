@@ -9,6 +9,7 @@
 
 mod classify;
 mod decoder;
+pub(crate) mod difference;
 mod encoder;
 mod lz4;
 mod method;
@@ -17,6 +18,7 @@ mod page_lz;
 mod test;
 mod zstd;
 
+pub(crate) use classify::uniform;
 pub use decoder::{DecodeError, PageDecoder};
 pub use encoder::PageEncoder;
 pub use method::{Method, UnknownMethod};

@@ -1,8 +1,10 @@
 //! What can go wrong in the engine.
 
+use super::lineage::AncestorProblem;
 use crate::buffer::{BudgetTooSmall, NotBytes};
 use crate::compute::ComputeError;
 use crate::format::FormatError;
+use crate::format::ancestor::Ancestor;
 use crate::hypervisor::HypervisorError;
 use crate::segment::SegmentError;
 use crate::storage::{StorageError, StorageErrorKind};
@@ -17,7 +19,7 @@ pub enum EngineError {
     Storage(#[from] StorageError),
     /// The guest's tape.
     #[error(transparent)]
-    Tape(#[from] TapeError),
+    Tape(TapeError),
     /// The image.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -48,6 +50,17 @@ pub enum EngineError {
     /// The image was recovered from a damaged one and lacks parts.
     #[error("the image is incomplete: {0}")]
     Incomplete(String),
+    /// Pages are kept in an ancestor that cannot be used.
+    #[error("pages of the image are kept in its {ancestor}: {problem}")]
+    Ancestor {
+        /// Which.
+        ancestor: Box<Ancestor>,
+        /// Why not.
+        problem: AncestorProblem,
+    },
+    /// The image given as a template is none.
+    #[error("{0}")]
+    NotATemplate(String),
     /// The user stopped it.
     #[error("stopped")]
     Stopped,
@@ -67,12 +80,22 @@ impl EngineError {
         match self {
             Self::Format(error) => error.is_damage(),
             Self::Incomplete(_) => true,
+            Self::Ancestor { problem, .. } => problem.is_damage(),
             // The frame is part of the image: a tape that cannot be put together is damage.
             Self::Tape(error) => matches!(error, TapeError::Inconsistent(_)),
             Self::Storage(error) => {
                 matches!(error.kind, StorageErrorKind::UnexpectedEnd | StorageErrorKind::Corrupt)
             }
             _ => false,
+        }
+    }
+}
+
+impl From<TapeError> for EngineError {
+    fn from(error: TapeError) -> Self {
+        match error {
+            TapeError::Image(error) => *error,
+            other => Self::Tape(other),
         }
     }
 }

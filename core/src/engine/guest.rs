@@ -46,7 +46,7 @@ pub async fn restore_guest(
     guest: &str,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
-    let image = Image::open(storage.open(name).await?).await?;
+    let image = Image::open_with_ancestors(storage, name, &[]).await?;
     image.check_complete()?;
     let mut new = hypervisor.begin_restore(guest, image.superblock().tape_format).await?;
     match restore(engine, &image, new.writer(), progress).await {

@@ -4,13 +4,15 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::EngineError;
+use super::lineage::{self, Lineage};
+use super::page_index::PageIndex;
+use super::{Engine, EngineError};
 use crate::buffer::{Buffer, Payload};
 use crate::format::directory::{self, DirectoryEntry, ENTRY_LEN};
 use crate::format::footer::Footer;
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError};
-use crate::storage::ObjectReader;
+use crate::storage::{ObjectReader, Storage};
 
 /// Superblock, footer and directory of an image, checked, and the object they came from.
 pub struct Image {
@@ -20,6 +22,9 @@ pub struct Image {
     segments: Vec<DirectoryEntry>,
     frames: Vec<DirectoryEntry>,
     open_reads: OpenReads,
+    footer_check: u64,
+    index: PageIndex,
+    lineage: Lineage,
 }
 
 /// What opening cost.
@@ -49,14 +54,87 @@ impl Image {
             return Err(FormatError::damaged(len, "the footer", problem).into());
         }
         let footer_offset = len - BLOCK as u64;
-        let footer = Footer::parse(&read(&*reader, footer_offset, BLOCK, &mut cost).await?, footer_offset)?;
+        let tail = read(&*reader, footer_offset, BLOCK, &mut cost).await?;
+        let footer = Footer::parse(&tail, footer_offset)?;
         if footer.uuid != superblock.uuid || footer.superblock_check != xxh3_64(&head) {
             let problem = "it belongs to another superblock";
             return Err(FormatError::damaged(footer_offset, "the footer", problem).into());
         }
         let directory = read_directory(&*reader, &footer, footer_offset, &mut cost).await?;
         let (segments, frames) = directory;
-        Ok(Self { reader, superblock, footer, segments, frames, open_reads: cost })
+        let index = PageIndex::new(&segments);
+        let lineage = Lineage::unknown(&superblock.ancestors);
+        let footer_check = Footer::check_of(&tail);
+        Ok(Self {
+            reader,
+            superblock,
+            footer,
+            segments,
+            frames,
+            open_reads: cost,
+            footer_check,
+            index,
+            lineage,
+        })
+    }
+
+    /// Opens the image `name` of `storage` and its ancestors: beside it, and in `more` places.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and the storage's. Missing ancestors are no error yet: see
+    /// [`check_ancestors`](Self::check_ancestors).
+    pub async fn open_with_ancestors(
+        storage: &dyn Storage,
+        name: &str,
+        more: &[&dyn Storage],
+    ) -> Result<Self, EngineError> {
+        let mut image = Self::open(storage.open(name).await?).await?;
+        let places: Vec<&dyn Storage> = std::iter::once(storage).chain(more.iter().copied()).collect();
+        image.find_ancestors(&places).await;
+        Ok(image)
+    }
+
+    /// Looks for its ancestors in `places`: by recorded name first, then by uuid.
+    pub async fn find_ancestors(&mut self, places: &[&dyn Storage]) {
+        self.lineage = lineage::find(&self.superblock.ancestors, places).await;
+    }
+
+    /// Whether all ancestors are at hand and are those that pages were compared with.
+    ///
+    /// # Errors
+    /// [`EngineError::Ancestor`] for the first that is not.
+    pub fn check_ancestors(&self) -> Result<(), EngineError> {
+        self.lineage.check()
+    }
+
+    /// What its descendants know it by, beside its uuid: the hash in its footer.
+    pub fn footer_check(&self) -> u64 {
+        self.footer_check
+    }
+
+    /// How many of its segments may be under way at once: where pages rest on ancestors', one
+    /// of them must always find room for what it rests on.
+    pub(super) fn segments_at_once(&self, engine: &Engine) -> usize {
+        if self.superblock.ancestors.is_empty() { engine.segments_at_once() } else { engine.upon_at_once() }
+    }
+
+    pub(super) fn index(&self) -> &PageIndex {
+        &self.index
+    }
+
+    pub(super) fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    /// What loading page tables has cost, its ancestors' included.
+    pub(super) fn index_cost(&self) -> OpenReads {
+        let (own, ancestors) = (self.own_index_cost(), self.lineage.index_cost());
+        OpenReads { reads: own.reads + ancestors.reads, bytes: own.bytes + ancestors.bytes }
+    }
+
+    pub(super) fn own_index_cost(&self) -> OpenReads {
+        let (reads, bytes) = self.index.table_reads();
+        OpenReads { reads, bytes }
     }
 
     /// What it is.
@@ -121,11 +199,13 @@ impl Image {
         Ok(raw)
     }
 
-    /// Whether every part is there.
+    /// Whether every part is there, and every ancestor.
     ///
     /// # Errors
-    /// [`EngineError::Incomplete`] for an image recovered from a damaged one.
+    /// [`EngineError::Incomplete`] for an image recovered from a damaged one, otherwise as
+    /// [`check_ancestors`](Self::check_ancestors).
     pub fn check_complete(&self) -> Result<(), EngineError> {
+        self.check_ancestors()?;
         let lost = self.segments.iter().filter(|entry| entry.is_lost()).count();
         if self.footer.incomplete || lost > 0 {
             return Err(EngineError::Incomplete(format!(

@@ -9,13 +9,19 @@ mod commit;
 mod copy;
 mod error;
 mod extract;
+mod foundation;
+mod gather;
 mod guest;
 mod image;
+mod lineage;
+mod page_index;
 mod partial;
 mod progress;
 mod recover;
+mod replay;
 mod restore;
 mod save;
+mod template;
 mod verify;
 
 use std::fmt;
@@ -24,14 +30,18 @@ use std::sync::Arc;
 pub use copy::copy;
 pub use error::EngineError;
 pub use extract::{ExtractReport, extract};
+pub use foundation::{Foundation, Relative};
 pub use guest::{restore_guest, save_guest};
 pub use image::{Image, OpenReads};
+pub use lineage::{AncestorProblem, descendants};
 pub use partial::restore_partial;
 pub use progress::{Phase, Progress};
 pub use recover::{RecoverReport, recover};
+pub use replay::flatten;
 pub use restore::{RestoreReport, restore};
-pub use save::{SaveOptions, SaveReport, save};
-pub use verify::{Damage, VerifyReport, verify};
+pub use save::{SaveOptions, SaveReport, save, save_upon};
+pub use template::{make_template, open_template};
+pub use verify::{Damage, VerifyReport, verify, verify_deep};
 
 use crate::buffer::BufferPool;
 use crate::compute::Compute;
@@ -46,6 +56,10 @@ const SLOT_PAIR: usize = PAGES_SLOT + MAX_SEGMENT_LEN;
 /// Fewer than this many segments at once would leave reader, workers and writer waiting for
 /// each other.
 const SLOTS_MIN: usize = 4;
+
+/// The most that a segment's pages can rest on, in slots: a page each, and for each that is
+/// a difference another one.
+const BASE_SLOTS: usize = 2;
 
 /// What an engine works with.
 #[derive(Clone)]
@@ -82,10 +96,41 @@ impl Engine {
         }
     }
 
+    /// Two engines that share the memory of this one, for reading and writing at once.
+    fn halves(&self) -> (Self, Self) {
+        let half = |pool: &BufferPool| {
+            BufferPool::new((pool.slots() / 2).max(SLOTS_MIN) * pool.slot_bytes(), pool.slot_bytes())
+        };
+        let part = || Self {
+            compute: Arc::clone(&self.compute),
+            coder: Arc::clone(&self.coder),
+            pages: half(&self.pages),
+            encoded: half(&self.encoded),
+        };
+        (part(), part())
+    }
+
     /// How many segments may be under way at once: one slot stays for who reads or writes
     /// the tape.
     fn segments_at_once(&self) -> usize {
         (self.pages.slots() - 1).min(self.encoded.slots())
+    }
+
+    /// As [`segments_at_once`](Self::segments_at_once), where pages rest on ancestors': each
+    /// holds a slot while it waits for up to two more.
+    fn upon_at_once(&self) -> usize {
+        self.segments_at_once().min(self.encoded.slots().saturating_sub(BASE_SLOTS)).max(1)
+    }
+
+    /// How many segments of a save may be under way at once that rest on ancestors: each holds
+    /// a slot, one of them two more, and the storage may hold what [`held_upon`](Self::held_upon) says.
+    fn saving_upon_at_once(&self) -> usize {
+        self.segments_at_once().min(self.encoded.slots().saturating_sub(BASE_SLOTS).div_ceil(2)).max(1)
+    }
+
+    /// Slots that the storage may hold back in such a save.
+    fn held_upon(&self) -> usize {
+        self.encoded.slots().saturating_sub(BASE_SLOTS + self.saving_upon_at_once())
     }
 
     /// How an object of this identity is created: the storage may hold back half of the

@@ -18,6 +18,7 @@ use crate::format::frame::{FrameItem, items, parse_chunk};
 use crate::format::segment::{Header, Kind, MAGIC, MAX_TABLE_END, PageTable, seal};
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError, ImageUuid};
+use crate::segment::references;
 use crate::storage::{ObjectReader, ObjectWriter, Storage};
 use crate::tape::TapeFormat;
 
@@ -94,6 +95,7 @@ async fn scan(reader: &dyn ObjectReader) -> Result<Found, EngineError> {
         created_unix_s: 0,
         tape_format: TapeFormat::UNKNOWN,
         generator: String::new(),
+        ancestors: Vec::new(),
     });
     Ok(Found { superblock, parts })
 }
@@ -208,7 +210,7 @@ async fn copy_part(
         let (checked, back) = check_segment(engine, *uuid, entry, Payload::Bytes(bytes)).await?;
         bytes = back.into_bytes()?;
         match checked {
-            Ok(_) => copied.totals = totals_of(&PageTable::parse(&bytes, uuid, entry.offset)?, &entry),
+            Ok(_) => copied.totals = totals_of(&bytes, uuid, &entry)?,
             Err(error) if error.is_damage() => return Ok(None),
             Err(error) => return Err(error),
         }
@@ -225,14 +227,17 @@ async fn copy_part(
     Ok(Some(copied))
 }
 
-fn totals_of(table: &PageTable, entry: &DirectoryEntry) -> Totals {
+fn totals_of(bytes: &[u8], uuid: &ImageUuid, entry: &DirectoryEntry) -> Result<Totals, FormatError> {
     let mut tally = Tally::default();
-    for page in table.entries() {
+    for page in PageTable::parse(bytes, uuid, entry.offset)?.entries() {
         tally.add(page.tag(), page.extent().map_or(0, |(_, len)| len));
     }
     let mut totals = Totals::default();
     totals.add_segment(entry, &tally);
-    totals
+    for (_, _, reference) in references(uuid, entry, bytes)? {
+        totals.rests_on[usize::from(reference.ancestor & 0xf)] += 1;
+    }
+    Ok(totals)
 }
 
 /// The index of the new image as its parts come in.

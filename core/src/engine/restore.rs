@@ -5,12 +5,15 @@ use std::collections::VecDeque;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
 
+use super::gather::{Wanted, bytes_needed, gather};
 use super::{Engine, EngineError, Image, Phase, Progress};
 use crate::PAGE_SIZE;
+use crate::buffer::Payload;
 use crate::compute::{self, Work};
 use crate::format::FormatError;
 use crate::format::directory::DirectoryEntry;
 use crate::format::frame::{FrameItem, items};
+use crate::segment::{Bases, references};
 use crate::tape::{Batch, GuestWriter, TapeItem};
 
 /// A finished restore.
@@ -77,7 +80,7 @@ async fn restore_all(
 type Fetched = Result<(DirectoryEntry, Batch), EngineError>;
 
 /// Segments read and decoded ahead of the tape, in order, as many at once as memory allows.
-struct ReadAhead<'a> {
+pub(super) struct ReadAhead<'a> {
     engine: &'a Engine,
     image: &'a Image,
     waiting: std::slice::Iter<'a, DirectoryEntry>,
@@ -86,7 +89,7 @@ struct ReadAhead<'a> {
 }
 
 impl<'a> ReadAhead<'a> {
-    fn new(engine: &'a Engine, image: &'a Image) -> Self {
+    pub(super) fn new(engine: &'a Engine, image: &'a Image) -> Self {
         Self {
             engine,
             image,
@@ -96,18 +99,18 @@ impl<'a> ReadAhead<'a> {
         }
     }
 
-    fn is_exhausted(&self) -> bool {
+    pub(super) fn is_exhausted(&self) -> bool {
         self.waiting.len() == 0 && self.in_flight.is_empty() && self.ready.is_empty()
     }
 
     fn fill(&mut self) {
-        while self.in_flight.len() + self.ready.len() < self.engine.segments_at_once() {
+        while self.in_flight.len() + self.ready.len() < self.image.segments_at_once(self.engine) {
             let Some(entry) = self.waiting.next() else { break };
             self.in_flight.push_back(fetch(self.engine, self.image, *entry).boxed());
         }
     }
 
-    async fn next(&mut self) -> Fetched {
+    pub(super) async fn next(&mut self) -> Fetched {
         self.fill();
         if let Some(ready) = self.ready.pop_front() {
             return ready;
@@ -119,7 +122,7 @@ impl<'a> ReadAhead<'a> {
     }
 
     /// Drives the reading ahead until `other` is done.
-    async fn while_waiting_for<T>(
+    pub(super) async fn while_waiting_for<T>(
         &mut self,
         other: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, EngineError> {
@@ -134,16 +137,51 @@ impl<'a> ReadAhead<'a> {
     }
 }
 
+/// Reads and decodes one segment, with what its pages rest on.
 pub(super) async fn fetch(engine: &Engine, image: &Image, entry: DirectoryEntry) -> Fetched {
     let buffer = engine.encoded.take_slot().await?;
     let bytes = image.reader().read_at(entry.offset, entry.len(), buffer).await?;
+    let (decoded, _) = decode(engine, image, entry, bytes).await?;
+    Ok((entry, decoded?))
+}
+
+/// Decodes a segment that was read; gives its bytes back as well.
+pub(super) async fn decode(
+    engine: &Engine,
+    image: &Image,
+    entry: DirectoryEntry,
+    bytes: Payload,
+) -> Result<(Result<Batch, EngineError>, Payload), EngineError> {
+    let bases = match bases_of(engine, image, &entry, &bytes).await {
+        Ok(bases) => bases,
+        Err(error) => return Ok((Err(error), bytes)),
+    };
     let pages = engine.pages.take_slot().await?;
     let coder = std::sync::Arc::clone(&engine.coder);
     let uuid = image.superblock().uuid;
     let decoded = compute::run(&*engine.compute, move || {
-        let decoded = coder.decode(&uuid, &entry, &bytes, pages);
+        let decoded = coder.decode_upon(&uuid, &entry, &bytes, &bases, pages);
         let work = decoded.as_ref().map_or(Work::Other, |(_, tally)| Work::Decode(*tally));
-        (decoded.map(|(batch, _)| batch), work)
+        ((decoded.map(|(batch, _)| batch).map_err(EngineError::from), bytes), work)
     });
-    Ok((entry, decoded.await??))
+    Ok(decoded.await?)
+}
+
+/// What the pages of a segment rest on. Its memory comes from the encoded pool, whole or not
+/// at all, so that segments in flight cannot wait for each other's parts of it.
+async fn bases_of(
+    engine: &Engine,
+    image: &Image,
+    entry: &DirectoryEntry,
+    bytes: &Payload,
+) -> Result<Bases, EngineError> {
+    if image.superblock().ancestors.is_empty() {
+        return Ok(Bases::default());
+    }
+    let found = references(&image.superblock().uuid, entry, bytes.bytes()?)?;
+    // Each may turn out to be a difference that rests on a further page.
+    let reservation = engine.encoded.reserve(bytes_needed(2 * found.len())).await?;
+    let wanted: Vec<Wanted> =
+        found.into_iter().map(|(index, pfn, reference)| Wanted { index, pfn, reference }).collect();
+    Ok(gather(image.lineage(), &wanted, Some(reservation)).await?.0)
 }

@@ -8,18 +8,17 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit::{Tail, make_durable, publish_or_abandon};
-use super::{Engine, EngineError, Phase, Progress};
+use super::{Engine, EngineError, Foundation, Image, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
 use crate::compute::{self, Work};
-use crate::ecbc::Tally;
 use crate::format::directory::{self, DirectoryEntry};
 use crate::format::footer::{Footer, Totals};
 use crate::format::frame::{self, FrameBuilder};
-use crate::format::segment::seal;
+use crate::format::segment::{MAX_SEGMENT_LEN, seal};
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, ImageUuid, blocks_of};
-use crate::segment::EncodedSegment;
+use crate::segment::{Bases, EncodedSegment};
 use crate::storage::{ObjectWriter, Storage, StorageError, StorageErrorKind};
 use crate::tape::{Batch, GuestReader, TapeItem};
 
@@ -43,6 +42,8 @@ pub struct SaveReport {
     pub stored_bytes: u64,
     /// Totals of what is in it.
     pub totals: Totals,
+    /// Why some pages were saved as if there were no parent or template, if that happened.
+    pub trouble: Option<String>,
 }
 
 impl SaveReport {
@@ -66,15 +67,52 @@ pub async fn save(
     options: &SaveOptions,
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
-    let create = engine.create_options(&options.uuid, options.replace);
+    save_upon(engine, None, reader, storage, name, options, progress).await
+}
+
+/// As [`save`], with pages left out that `foundation` has already. Where that cannot be read,
+/// pages are saved in full and the report says why.
+///
+/// # Errors
+/// As [`save`].
+pub async fn save_upon(
+    engine: &Engine,
+    foundation: Option<&Foundation>,
+    reader: &mut dyn GuestReader,
+    storage: &dyn Storage,
+    name: &str,
+    options: &SaveOptions,
+    progress: &Progress,
+) -> Result<SaveReport, EngineError> {
+    let mut create = engine.create_options(&options.uuid, options.replace);
+    if let Some(foundation) = foundation {
+        refuse_to_replace_ancestor(foundation, storage, name).await?;
+        create.held_bytes_max = create.held_bytes_max.min(engine.held_upon() * MAX_SEGMENT_LEN);
+    }
     check_free_space(storage, name, reader.size_hint()).await?;
     progress.set_total(reader.size_hint().unwrap_or(0));
     let writer = storage.create(name, create).await?;
-    let saving = Saver::new(engine, &*writer, options, progress).run(reader);
+    let saving = Saver::new(engine, foundation, &*writer, options, progress).run(reader);
     let written = progress.unless_stopped(saving).await;
     match publish_or_abandon(writer, written, progress).await {
         Ok(report) => Ok(report),
         Err(error) => Err(explain_no_space(error, storage, progress).await),
+    }
+}
+
+/// Refuses to put an image in the place of one that it rests on.
+async fn refuse_to_replace_ancestor(
+    foundation: &Foundation,
+    storage: &dyn Storage,
+    name: &str,
+) -> Result<(), EngineError> {
+    let Ok(reader) = storage.open(name).await else { return Ok(()) };
+    match Image::open(reader).await {
+        Ok(image) if foundation.has(&image.superblock().uuid) => {
+            let problem = "the new image would rest on it; choose another name";
+            Err(StorageError::new(StorageErrorKind::AlreadyExists, "replace", name, problem).into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -123,7 +161,7 @@ fn estimate(progress: &Progress) -> Option<u64> {
 
 /// What a finished piece of work gives to the index.
 enum Placed {
-    Segment { number: usize, entry: DirectoryEntry, tally: Box<Tally> },
+    Segment { number: usize, entry: DirectoryEntry, totals: Box<Totals> },
     Frame { number: usize, entry: DirectoryEntry },
 }
 
@@ -131,6 +169,9 @@ type InFlight<'a> = FuturesUnordered<BoxFuture<'a, Result<Placed, EngineError>>>
 
 struct Saver<'a> {
     engine: &'a Engine,
+    foundation: Option<&'a Foundation>,
+    /// How many segments may be under way.
+    at_once: usize,
     writer: &'a dyn ObjectWriter,
     options: &'a SaveOptions,
     progress: &'a Progress,
@@ -144,12 +185,16 @@ struct Saver<'a> {
 impl<'a> Saver<'a> {
     fn new(
         engine: &'a Engine,
+        foundation: Option<&'a Foundation>,
         writer: &'a dyn ObjectWriter,
         options: &'a SaveOptions,
         progress: &'a Progress,
     ) -> Self {
+        let upon = foundation.map(|_| engine.saving_upon_at_once());
         Self {
             engine,
+            foundation,
+            at_once: upon.unwrap_or_else(|| engine.segments_at_once()),
             writer,
             options,
             progress,
@@ -167,6 +212,7 @@ impl<'a> Saver<'a> {
             created_unix_s: self.options.created_unix_s,
             tape_format: reader.format(),
             generator: concat!("comio ", env!("CARGO_PKG_VERSION")).to_owned(),
+            ancestors: self.foundation.map(Foundation::ancestors).unwrap_or_default(),
         }
         .to_bytes();
         self.writer.write_at(0, Payload::Bytes(Buffer::unpooled(superblock.clone()))).await?;
@@ -174,7 +220,8 @@ impl<'a> Saver<'a> {
         let tail = self.tail(superblock);
         let stored_bytes = tail.directory_offset + (tail.directory.len() + tail.footer.len()) as u64;
         make_durable(self.engine, self.writer, tail, self.progress).await?;
-        Ok(SaveReport { uuid: self.options.uuid, stored_bytes, totals: self.totals })
+        let trouble = self.foundation.and_then(Foundation::trouble);
+        Ok(SaveReport { uuid: self.options.uuid, stored_bytes, totals: self.totals, trouble })
     }
 
     /// Reads the tape to its end; reading, encoding and writing overlap.
@@ -183,7 +230,7 @@ impl<'a> Saver<'a> {
         let mut frame = FrameBuilder::default();
         let pool = self.engine.pages.clone();
         loop {
-            while in_flight.len() >= self.engine.segments_at_once() {
+            while in_flight.len() >= self.at_once {
                 self.take_next(&mut in_flight).await?;
             }
             let item = {
@@ -230,22 +277,29 @@ impl<'a> Saver<'a> {
         let tape_number = u32::try_from(number).map_err(|_| EngineError::TooLarge)?;
         self.segments.push(DirectoryEntry::LOST);
         let (engine, writer, end) = (self.engine, self.writer, Arc::clone(&self.end));
-        let uuid = self.options.uuid;
+        let (uuid, foundation) = (self.options.uuid, self.foundation);
         Ok(async move {
             let out = engine.encoded.take_slot().await?;
+            let (batch, bases) = match foundation {
+                None => (batch, Bases::default()),
+                Some(foundation) => foundation.bases(engine, batch).await?,
+            };
             let coder = Arc::clone(&engine.coder);
             let encoded = compute::run(&*engine.compute, move || {
-                let encoded = coder.encode(&uuid, tape_number, &batch, out).map(|mut segment| {
+                let encoded = coder.encode_upon(&uuid, tape_number, &batch, &bases, out);
+                let encoded = encoded.map(|(mut segment, rests_on)| {
                     let offset = end.fetch_add(segment.payload.len() as u64, Ordering::Relaxed);
                     coder.seal(&mut segment, offset);
-                    segment
+                    (segment, rests_on)
                 });
-                let work = encoded.as_ref().map_or(Work::Other, |segment| Work::Encode(segment.tally));
+                let work = encoded.as_ref().map_or(Work::Other, |(segment, _)| Work::Encode(segment.tally));
                 (encoded, work)
             });
-            let EncodedSegment { payload, entry, tally } = encoded.await??;
+            let (EncodedSegment { payload, entry, tally }, rests_on) = encoded.await??;
             writer.write_at(entry.offset, payload).await?;
-            Ok(Placed::Segment { number, entry, tally: Box::new(tally) })
+            let mut totals = Totals { rests_on, ..Totals::default() };
+            totals.add_segment(&entry, &tally);
+            Ok(Placed::Segment { number, entry, totals: Box::new(totals) })
         }
         .boxed())
     }
@@ -277,11 +331,10 @@ impl<'a> Saver<'a> {
 
     fn index(&mut self, placed: Placed) {
         match placed {
-            Placed::Segment { number, entry, tally } => {
-                let pages = u64::from(entry.pages);
-                self.totals.add_segment(&entry, &tally);
+            Placed::Segment { number, entry, totals } => {
+                self.totals += *totals;
                 self.segments[number] = entry;
-                self.progress.add(pages * PAGE_SIZE as u64, entry.len() as u64);
+                self.progress.add(totals.pages * PAGE_SIZE as u64, entry.len() as u64);
             }
             Placed::Frame { number, entry } => {
                 self.totals.frame_bytes += entry.first_pfn;

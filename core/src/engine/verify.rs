@@ -2,6 +2,7 @@
 
 use futures::stream::{self, StreamExt};
 
+use super::restore::decode;
 use super::{Engine, EngineError, Image, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::Payload;
@@ -57,7 +58,8 @@ impl VerifyReport {
     }
 }
 
-/// Reads and checks all of `image`. Damage is reported, not returned as an error.
+/// Reads and checks all of `image`; of pages that rest on ancestors only what is stored here.
+/// Damage is reported, not returned as an error.
 ///
 /// # Errors
 /// The storage's, the memory budget's, the worker pool's.
@@ -66,23 +68,42 @@ pub async fn verify(
     image: &Image,
     progress: &Progress,
 ) -> Result<VerifyReport, EngineError> {
-    progress.unless_stopped(verify_all(engine, image, progress)).await
+    progress.unless_stopped(verify_all(engine, image, Depth::Alone, progress)).await
+}
+
+/// As [`verify`], and the contents of pages that rest on ancestors.
+///
+/// # Errors
+/// As [`verify`]; [`EngineError::Ancestor`] when an ancestor is not at hand.
+pub async fn verify_deep(
+    engine: &Engine,
+    image: &Image,
+    progress: &Progress,
+) -> Result<VerifyReport, EngineError> {
+    image.check_ancestors()?;
+    progress.unless_stopped(verify_all(engine, image, Depth::Deep, progress)).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Alone,
+    Deep,
 }
 
 async fn verify_all(
     engine: &Engine,
     image: &Image,
+    depth: Depth,
     progress: &Progress,
 ) -> Result<VerifyReport, EngineError> {
     progress.set_total(image.footer().totals.pages * PAGE_SIZE as u64);
     progress.enter(Phase::Moving);
     let mut report = VerifyReport { incomplete: image.footer().incomplete, ..VerifyReport::default() };
     verify_frame(image, &mut report).await?;
-    let checks =
-        image.segments().iter().enumerate().map(|(number, entry)| async move {
-            (number, entry, verify_segment(engine, image, *entry).await)
-        });
-    let mut checks = stream::iter(checks).buffer_unordered(engine.segments_at_once());
+    let checks = image.segments().iter().enumerate().map(|(number, entry)| async move {
+        (number, entry, verify_segment(engine, image, *entry, depth).await)
+    });
+    let mut checks = stream::iter(checks).buffer_unordered(image.segments_at_once(engine));
     while let Some((number, entry, checked)) = checks.next().await {
         progress.add(u64::from(entry.pages) * PAGE_SIZE as u64, entry.len() as u64);
         match checked {
@@ -129,17 +150,28 @@ fn count_segments(raw: &[u8]) -> Result<usize, EngineError> {
 }
 
 /// Reads and checks one segment; gives its pages.
-async fn verify_segment(engine: &Engine, image: &Image, entry: DirectoryEntry) -> Result<u64, EngineError> {
+async fn verify_segment(
+    engine: &Engine,
+    image: &Image,
+    entry: DirectoryEntry,
+    depth: Depth,
+) -> Result<u64, EngineError> {
     if entry.is_lost() {
         return Err(EngineError::Incomplete("this segment was lost before the image was recovered".into()));
     }
     let buffer = engine.encoded.take_slot().await?;
     let bytes = image.reader().read_at(entry.offset, entry.len(), buffer).await?;
-    let (checked, _) = check_segment(engine, image.superblock().uuid, entry, bytes).await?;
-    checked
+    let uuid = image.superblock().uuid;
+    if depth == Depth::Alone {
+        return check_segment(engine, uuid, entry, bytes).await?.0;
+    }
+    let (decoded, bytes) = decode(engine, image, entry, bytes).await?;
+    drop(decoded?);
+    check_padding(&uuid, &entry, bytes.bytes()?)
 }
 
-/// Decodes a segment and checks that its padding is zero; gives its pages and the segment back.
+/// Checks a segment without its ancestors, and that its padding is zero; gives the number of
+/// its pages and the segment back.
 pub(super) async fn check_segment(
     engine: &Engine,
     uuid: ImageUuid,
@@ -149,8 +181,8 @@ pub(super) async fn check_segment(
     let pages = engine.pages.take_slot().await?;
     let coder = std::sync::Arc::clone(&engine.coder);
     let checked = compute::run(&*engine.compute, move || {
-        let decoded = coder.decode(&uuid, &entry, &bytes, pages).map_err(EngineError::from);
-        let checked = decoded.and_then(|_| check_padding(&uuid, &entry, bytes.bytes()?));
+        let whole = coder.check_alone(&uuid, &entry, &bytes, pages).map_err(EngineError::from);
+        let checked = whole.and_then(|()| check_padding(&uuid, &entry, bytes.bytes()?));
         ((checked, bytes), Work::Other)
     });
     Ok(checked.await?)

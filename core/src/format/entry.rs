@@ -16,6 +16,12 @@ pub mod tag {
     pub const STORED: u8 = 2;
     /// The first tag of a page coder's blob; which coder it is, `ecbc` knows.
     pub const CODERS: [u8; 6] = [3, 4, 5, 12, 13, 14];
+    /// The page of the same pfn in an ancestor.
+    pub const SAME: u8 = 9;
+    /// A page of an ancestor by its place there.
+    pub const ELSEWHERE: u8 = 10;
+    /// The difference to an ancestor's page.
+    pub const DIFFERENCE: u8 = 11;
     /// No page here: a hole, which is not a page of zeros.
     pub const ABSENT: u8 = 15;
 }
@@ -53,9 +59,41 @@ pub enum Entry {
         /// Low 29 bits of the contents' xxh3.
         check: u32,
     },
+    /// The contents of an ancestor's page with the same pfn.
+    Same {
+        /// Which ancestor, by its place in the superblock's table.
+        ancestor: u8,
+        /// Low 29 bits of the contents' xxh3; the default entry of a table keeps none.
+        check: Option<u32>,
+    },
+    /// The contents of an ancestor's page, wherever it is.
+    Elsewhere {
+        /// Which ancestor, by its place in the superblock's table.
+        ancestor: u8,
+        /// The page's segment there, below [`ELSEWHERE_SEGMENTS`].
+        segment: u32,
+        /// Its index in the segment.
+        index: u16,
+        /// Low 29 bits of the contents' xxh3.
+        check: u32,
+    },
+    /// The difference to an ancestor's page, which `format::reference` names.
+    Difference {
+        /// Bytes, the check after the blob included.
+        len: u16,
+        /// Where, in bytes from the end of the table.
+        at: u32,
+        /// Low 29 bits of the contents' xxh3.
+        check: u32,
+    },
     /// Nothing.
     Absent,
 }
+
+/// Pages of segments from this number on cannot be named by an entry (half a TiB of guest).
+pub const ELSEWHERE_SEGMENTS: u32 = 1 << 17;
+/// Says of a [`tag::SAME`] entry that it keeps no check.
+const UNCHECKED: u64 = 1 << 8;
 
 impl Entry {
     /// The entry as it stands in the table.
@@ -72,6 +110,18 @@ impl Entry {
             Self::Fill(word) => u64::from(tag::FILL) | u64::from(word) << 16,
             Self::Stored { at, check } => placed(tag::STORED, 4096, at, check),
             Self::Blob { tag, len, at, check } => placed(tag, u64::from(len), at, check),
+            Self::Same { ancestor, check } => {
+                let check = check.map_or(UNCHECKED, |check| u64::from(check) << (4 + LEN_BITS + AT_BITS));
+                u64::from(tag::SAME) | u64::from(ancestor & 0xf) << 4 | check
+            }
+            Self::Elsewhere { ancestor, segment, index, check } => {
+                u64::from(tag::ELSEWHERE)
+                    | u64::from(ancestor & 0xf) << 4
+                    | u64::from(index & 0x3ff) << 8
+                    | u64::from(segment % ELSEWHERE_SEGMENTS) << 18
+                    | u64::from(check) << (4 + LEN_BITS + AT_BITS)
+            }
+            Self::Difference { len, at, check } => placed(tag::DIFFERENCE, u64::from(len), at, check),
             Self::Absent => u64::from(tag::ABSENT),
         }
     }
@@ -93,7 +143,17 @@ impl Entry {
             }
             tag::STORED if len == 4096 => Ok(Self::Stored { at, check }),
             tag::ABSENT if bits == u64::from(tag::ABSENT) => Ok(Self::Absent),
-            tag::ZERO | tag::FILL | tag::STORED | tag::ABSENT => Err(BadEntry::Malformed(bits)),
+            tag::SAME => same_from_bits(bits, check),
+            tag::ELSEWHERE => Ok(Self::Elsewhere {
+                ancestor: (bits >> 4 & 0xf) as u8,
+                segment: (bits >> 18) as u32 % ELSEWHERE_SEGMENTS,
+                index: (bits >> 8 & 0x3ff) as u16,
+                check,
+            }),
+            tag::DIFFERENCE if usize::from(len) > BLOB_CHECK_LEN => Ok(Self::Difference { len, at, check }),
+            tag::ZERO | tag::FILL | tag::STORED | tag::ABSENT | tag::DIFFERENCE => {
+                Err(BadEntry::Malformed(bits))
+            }
             _ if tag::CODERS.contains(&tag) => {
                 if usize::from(len) <= BLOB_CHECK_LEN {
                     return Err(BadEntry::Malformed(bits));
@@ -111,6 +171,9 @@ impl Entry {
             Self::Fill(_) => tag::FILL,
             Self::Stored { .. } => tag::STORED,
             Self::Blob { tag, .. } => tag,
+            Self::Same { .. } => tag::SAME,
+            Self::Elsewhere { .. } => tag::ELSEWHERE,
+            Self::Difference { .. } => tag::DIFFERENCE,
             Self::Absent => tag::ABSENT,
         }
     }
@@ -119,10 +182,32 @@ impl Entry {
     pub fn extent(self) -> Option<(usize, usize)> {
         match self {
             Self::Stored { at, .. } => Some((at as usize, 4096)),
-            Self::Blob { at, len, .. } => Some((at as usize, usize::from(len))),
+            Self::Blob { at, len, .. } | Self::Difference { at, len, .. } => {
+                Some((at as usize, usize::from(len)))
+            }
+            Self::Zero | Self::Fill(_) | Self::Same { .. } | Self::Elsewhere { .. } | Self::Absent => None,
+        }
+    }
+
+    /// The check of the contents, if the entry keeps one.
+    pub fn check(self) -> Option<u32> {
+        match self {
+            Self::Stored { check, .. }
+            | Self::Blob { check, .. }
+            | Self::Elsewhere { check, .. }
+            | Self::Difference { check, .. } => Some(check),
+            Self::Same { check, .. } => check,
             Self::Zero | Self::Fill(_) | Self::Absent => None,
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "four bits")]
+fn same_from_bits(bits: u64, check: u32) -> Result<Entry, BadEntry> {
+    let ancestor = (bits >> 4 & 0xf) as u8;
+    let kept = if bits & UNCHECKED == 0 { Some(check) } else { None };
+    let entry = Entry::Same { ancestor, check: kept };
+    if entry.to_bits() == bits { Ok(entry) } else { Err(BadEntry::Malformed(bits)) }
 }
 
 /// The check of a page's contents that its entry carries.
@@ -154,6 +239,10 @@ mod test {
             Entry::Blob { tag: 4, len: 4095, at: 8, check: 1 },
             Entry::Blob { tag: 3, len: 5, at: 0, check: 0 },
             Entry::Absent,
+            Entry::Same { ancestor: 15, check: Some(0) },
+            Entry::Same { ancestor: 3, check: None },
+            Entry::Elsewhere { ancestor: 15, segment: ELSEWHERE_SEGMENTS - 1, index: 1023, check: 77 },
+            Entry::Difference { len: 20, at: 16, check: (1 << 29) - 1 },
         ] {
             assert_eq!(Entry::from_bits(entry.to_bits()), Ok(entry));
         }

@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::ancestor::ANCESTORS_MAX;
 use super::directory::DirectoryEntry;
 use super::{BLOCK, FormatError, ImageUuid};
 use crate::ecbc::Tally;
@@ -30,6 +31,8 @@ pub struct Totals {
     pub frame_stored_bytes: u64,
     /// Pages and bytes by entry tag.
     pub tally: Tally,
+    /// For each ancestor how often a page rests on one of its.
+    pub rests_on: [u64; ANCESTORS_MAX],
 }
 
 impl Totals {
@@ -55,6 +58,9 @@ impl std::ops::AddAssign for Totals {
         self.frame_bytes += other.frame_bytes;
         self.frame_stored_bytes += other.frame_stored_bytes;
         self.tally += other.tally;
+        for (sum, more) in self.rests_on.iter_mut().zip(other.rests_on) {
+            *sum += more;
+        }
     }
 }
 
@@ -99,7 +105,8 @@ struct Raw {
     frame_stored_bytes: U64,
     tally_pages: [U64; 16],
     tally_bytes: [U64; 16],
-    rest: [u8; BLOCK - 384],
+    rests_on: [U64; ANCESTORS_MAX],
+    rest: [u8; BLOCK - 512],
     check: U64,
     end_magic: [u8; 8],
 }
@@ -126,12 +133,19 @@ impl Footer {
             frame_stored_bytes: U64::new(totals.frame_stored_bytes),
             tally_pages: totals.tally.pages.map(U64::new),
             tally_bytes: totals.tally.bytes.map(U64::new),
-            rest: [0; BLOCK - 384],
+            rests_on: totals.rests_on.map(U64::new),
+            rest: [0; BLOCK - 512],
             check: U64::ZERO,
             end_magic: END_MAGIC,
         };
         raw.check = U64::new(xxh3_64(&raw.as_bytes()[..BLOCK - 16]));
         raw.as_bytes().to_vec()
+    }
+
+    /// The hash in a footer that [`parse`](Self::parse) accepts: what an image's descendants
+    /// know it by.
+    pub(crate) fn check_of(bytes: &[u8]) -> u64 {
+        Raw::read_from_prefix(bytes).map_or(0, |(raw, _)| raw.check.get())
     }
 
     /// Reads the footer, which stands at `offset` of the file.
@@ -168,6 +182,7 @@ impl Footer {
                 frame_bytes: raw.frame_bytes.get(),
                 frame_stored_bytes: raw.frame_stored_bytes.get(),
                 tally,
+                rests_on: raw.rests_on.map(U64::get),
             },
         })
     }

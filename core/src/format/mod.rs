@@ -6,11 +6,13 @@
 //!
 //! This module knows bytes and their meaning; it reads and writes no storage.
 
+pub mod ancestor;
 pub mod directory;
 pub mod entry;
 pub mod footer;
 pub mod frame;
 pub mod placement;
+pub mod reference;
 pub mod segment;
 pub mod superblock;
 

@@ -10,7 +10,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::directory::DirectoryEntry;
-use super::entry::{BadEntry, Entry};
+use super::entry::{BadEntry, Entry, tag};
 use super::{BLOCK, FormatError, ImageUuid, blocks_of};
 use crate::tape::Pfns;
 use crate::{PAGE_SIZE, SEGMENT_PAGES};
@@ -126,8 +126,9 @@ impl Header {
         if raw.flags & !(FLAG_ENTRY_BITMAP | FLAG_STRICT | FLAG_LAST) != 0 {
             return Err(FormatError::Unsupported(format!("segment flags {:#x}", raw.flags)));
         }
-        if raw.default_tag != 0 {
-            return Err(FormatError::Unsupported(format!("default tag {}", raw.default_tag)));
+        let default_is_known = raw.default_tag == 0 || raw.default_tag & 0xf == tag::SAME;
+        if !default_is_known {
+            return Err(FormatError::Unsupported(format!("default tag {:#x}", raw.default_tag)));
         }
         if kind == Kind::Pages && raw.pfn_map > MAP_LIST {
             return Err(FormatError::Unsupported(format!("pfn maps of kind {}", raw.pfn_map)));
@@ -206,7 +207,9 @@ pub(crate) struct TableDraft<'a> {
     pub(crate) number: u32,
     pub(crate) pfns: &'a Pfns,
     pub(crate) strict: bool,
-    /// How many entries are [`Entry::Zero`], the default.
+    /// The entry that the table leaves out: [`Entry::Zero`], or [`Entry::Same`] without check.
+    pub(crate) default: Entry,
+    /// How many entries are that.
     pub(crate) defaults: usize,
 }
 
@@ -250,7 +253,7 @@ impl TableDraft<'_> {
             blocks: U16::new(blocks_of(total_len) as u16),
             table_words: U16::new(((table_end - HEADER_LEN) / 8) as u16),
             kind: 0,
-            default_tag: 0,
+            default_tag: default_number(self.default),
             pfn_map,
             flags: u8::from(self.uses_bitmap()) * FLAG_ENTRY_BITMAP + u8::from(self.strict) * FLAG_STRICT,
             check: U64::ZERO,
@@ -277,7 +280,7 @@ impl TableDraft<'_> {
         let mut words = words.chunks_exact_mut(8);
         for (page, &entry) in entries.iter().enumerate() {
             if self.uses_bitmap() {
-                if entry == Entry::Zero {
+                if entry == self.default {
                     continue;
                 }
                 set_bit(bitmap, page);
@@ -287,6 +290,18 @@ impl TableDraft<'_> {
             }
         }
     }
+}
+
+/// The default entry as the header names it: its tag, and the ancestor in the upper bits.
+fn default_number(entry: Entry) -> u8 {
+    match entry {
+        Entry::Same { ancestor, .. } => tag::SAME | ancestor << 4,
+        _ => tag::ZERO,
+    }
+}
+
+fn default_entry(number: u8) -> Entry {
+    if number & 0xf == tag::SAME { Entry::Same { ancestor: number >> 4, check: None } } else { Entry::Zero }
 }
 
 fn fits_bitmap(list: &[u64]) -> bool {
@@ -366,6 +381,14 @@ impl PageTable {
         Entry::from_bits(self.entries[index]).unwrap_or(Entry::Absent)
     }
 
+    /// The pfn of page `index`.
+    pub fn pfn(&self, index: usize) -> Option<u64> {
+        match &self.pfns {
+            Pfns::Run { first, count } => Some(first + index as u64).filter(|_| index < *count),
+            Pfns::List(list) => list.get(index).copied(),
+        }
+    }
+
     /// The entries in tape order.
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
         (0..self.len()).map(|index| self.entry(index))
@@ -410,7 +433,7 @@ fn parse_entries(words: &[u8], header: &Header) -> Option<Arc<[u64]>> {
         return Some(words.chunks_exact(8).map(u64_of).collect());
     }
     let (bitmap, words) = words.split_at_checked(BITMAP_LEN)?;
-    let mut entries = vec![u64::from(header.default_tag); header.pages as usize];
+    let mut entries = vec![default_entry(header.default_tag).to_bits(); header.pages as usize];
     let mut words = words.chunks_exact(8);
     for page in bits(bitmap) {
         *entries.get_mut(page)? = u64_of(words.next()?);
@@ -429,8 +452,12 @@ mod test {
     const UUID: ImageUuid = [7; 16];
 
     fn written(pfns: &Pfns, entries: &[Entry], offset: u64) -> Vec<u8> {
-        let defaults = entries.iter().filter(|&&e| e == Entry::Zero).count();
-        let draft = TableDraft { uuid: &UUID, number: 3, pfns, strict: false, defaults };
+        written_with_default(Entry::Zero, pfns, entries, offset)
+    }
+
+    fn written_with_default(default: Entry, pfns: &Pfns, entries: &[Entry], offset: u64) -> Vec<u8> {
+        let defaults = entries.iter().filter(|&&e| e == default).count();
+        let draft = TableDraft { uuid: &UUID, number: 3, pfns, strict: false, default, defaults };
         let mut bytes = vec![0; 2 * BLOCK];
         draft.write(entries, 2 * BLOCK, &mut bytes);
         seal(&mut bytes, offset);
@@ -451,6 +478,19 @@ mod test {
             assert_eq!(table.pfns, pfns);
             assert_eq!(table.entries().collect::<Vec<_>>(), entries);
         }
+    }
+
+    #[test]
+    fn pages_left_out_are_the_same_as_an_ancestors() {
+        let default = Entry::Same { ancestor: 7, check: None };
+        let mut entries = vec![default; 1000];
+        entries[5] = Entry::Zero;
+        entries[6] = Entry::Same { ancestor: 6, check: Some(1) };
+        let pfns = Pfns::Run { first: 0, count: 1000 };
+        let bytes = written_with_default(default, &pfns, &entries, 4096);
+        let table = PageTable::parse(&bytes, &UUID, 4096).expect("valid");
+        assert_eq!(table.entries().collect::<Vec<_>>(), entries);
+        assert!(table.header.table_end < 300, "two entries and a bitmap");
     }
 
     #[test]

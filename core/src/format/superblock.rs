@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::ancestor::{self, Ancestor, TABLE_LEN};
 use super::{BLOCK, FormatError, ImageUuid};
 use crate::PAGE_SIZE;
 use crate::tape::TapeFormat;
@@ -24,7 +25,13 @@ pub struct Superblock {
     pub tape_format: TapeFormat,
     /// Who made it, at most 32 bytes of UTF-8.
     pub generator: String,
+    /// The images that pages of it are kept in, at most
+    /// [`ANCESTORS_MAX`](super::ancestor::ANCESTORS_MAX).
+    pub ancestors: Vec<Ancestor>,
 }
+
+/// Where the table of ancestors stands.
+const TABLE_AT: usize = 1024;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -38,15 +45,19 @@ struct Raw {
     page_size: U32,
     tape_format: U32,
     generator: [u8; 32],
-    /// How many ancestors the table at byte 1024 names; this version knows none.
-    ancestors: U32,
-    reserved: [u8; BLOCK - 92],
+    /// How many ancestors the table names.
+    ancestor_count: U32,
+    reserved: [u8; TABLE_AT - 84],
+    ancestors: [u8; TABLE_LEN],
+    reserved_too: [u8; BLOCK - TABLE_AT - TABLE_LEN - 8],
     check: U64,
 }
 
+const _: () = assert!(size_of::<Raw>() == BLOCK);
+
 impl Superblock {
     /// The block as it stands in the file.
-    #[expect(clippy::cast_possible_truncation, reason = "4096")]
+    #[expect(clippy::cast_possible_truncation, reason = "4096, and at most 16 ancestors")]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut generator = [0; 32];
         for (to, from) in generator.iter_mut().zip(self.generator.bytes()) {
@@ -61,8 +72,10 @@ impl Superblock {
             page_size: U32::new(PAGE_SIZE as u32),
             tape_format: U32::new(self.tape_format.0),
             generator,
-            ancestors: U32::ZERO,
-            reserved: [0; BLOCK - 92],
+            ancestor_count: U32::new(self.ancestors.len() as u32),
+            reserved: [0; TABLE_AT - 84],
+            ancestors: ancestor::to_bytes(&self.ancestors),
+            reserved_too: [0; BLOCK - TABLE_AT - TABLE_LEN - 8],
             check: U64::ZERO,
         };
         raw.check = U64::new(xxh3_64(&raw.as_bytes()[..BLOCK - 8]));
@@ -91,15 +104,14 @@ impl Superblock {
         if raw.page_size.get() as usize != PAGE_SIZE {
             return Err(FormatError::Unsupported(format!("pages of {} bytes", raw.page_size)));
         }
-        if raw.ancestors.get() != 0 {
-            return Err(FormatError::Unsupported("pages kept in ancestor images".into()));
-        }
+        let ancestors = ancestor::parse(&raw.ancestors, raw.ancestor_count.get())?;
         let generator = String::from_utf8_lossy(&raw.generator).trim_end_matches('\0').to_owned();
         Ok(Self {
             uuid: raw.uuid,
             created_unix_s: raw.created_unix_s.get(),
             tape_format: TapeFormat(raw.tape_format.get()),
             generator,
+            ancestors,
         })
     }
 }
@@ -107,6 +119,7 @@ impl Superblock {
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::format::ancestor::Role;
 
     fn example() -> Superblock {
         Superblock {
@@ -114,6 +127,10 @@ mod test {
             created_unix_s: 1_800_000_000,
             tape_format: TapeFormat::XEN_XL,
             generator: "comio 0.1.0".into(),
+            ancestors: vec![
+                Ancestor { uuid: [1; 16], footer_check: 2, role: Role::Parent, name: "yesterday".into() },
+                Ancestor { uuid: [3; 16], footer_check: 4, role: Role::Template, name: "t".repeat(96) },
+            ],
         }
     }
 

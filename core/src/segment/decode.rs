@@ -1,42 +1,128 @@
 //! A segment to pages.
 
 use super::encode::{blob_check, blob_seed};
-use super::{SegmentError, Tally};
+use super::{Bases, SegmentError, Tally};
 use crate::buffer::{Buffer, Payload};
 use crate::ecbc::PageDecoder;
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check};
+use crate::format::reference::Reference;
 use crate::format::segment::PageTable;
 use crate::format::{FormatError, ImageUuid};
 use crate::tape::Batch;
 use crate::{PAGE_SIZE, Page};
 
-/// Decodes the whole segment `bytes` that `entry` describes.
+/// Decodes the whole segment `bytes` that `entry` describes; what its pages rest on is in
+/// `bases`.
 pub(super) fn segment(
     decoder: &mut PageDecoder,
     uuid: &ImageUuid,
     entry: &DirectoryEntry,
     bytes: &[u8],
+    bases: &Bases,
     mut pages: Buffer,
 ) -> Result<(Batch, Tally), SegmentError> {
     let table = parse_table(bytes, uuid, entry)?;
     let mut tally = Tally::default();
+    let mut contents = [0; PAGE_SIZE];
     let (page_arrays, _) = pages.spare().as_chunks_mut::<PAGE_SIZE>();
     if bytes.len() < table.header.len() || page_arrays.len() < table.len() {
         return Err(FormatError::damaged(entry.offset, "a segment", "it is cut off").into());
     }
     for (index, (pfn, page)) in table.pfns.iter().zip(page_arrays).enumerate() {
         let page_entry = table.entry(index);
-        let extent = page_entry.extent();
-        let blob = extent.map_or(&[][..], |(at, len)| &bytes[table.header.table_end + at..][..len]);
-        decode_page(decoder, uuid, pfn, page_entry, blob, page).map_err(|problem| {
-            let at = entry.offset + extent.map_or(0, |(at, _)| (table.header.table_end + at) as u64);
-            FormatError::damaged(at, format!("page {pfn}"), problem)
-        })?;
+        let blob = blob_of(&table, bytes, index);
+        let base = match bases.get(index) {
+            None => Ok(None),
+            Some(base) => bases.decode(decoder, base, &mut contents).map(|()| Some(&contents)),
+        };
+        let decoded = base.and_then(|base| decode_page(decoder, uuid, pfn, page_entry, blob, base, page));
+        decoded.map_err(|problem| page_damage(&table, index, pfn, problem))?;
         tally.add(page_entry.tag(), blob.len());
     }
     pages.set_len(table.len() * PAGE_SIZE);
     Ok((Batch { pfns: table.pfns, pages: Payload::Bytes(pages) }, tally))
+}
+
+fn blob_of<'a>(table: &PageTable, bytes: &'a [u8], index: usize) -> &'a [u8] {
+    let extent = table.entry(index).extent();
+    extent.map_or(&[][..], |(at, len)| &bytes[table.header.table_end + at..][..len])
+}
+
+fn page_damage(table: &PageTable, index: usize, pfn: u64, problem: String) -> FormatError {
+    let in_segment = table.entry(index).extent().map_or(0, |(at, _)| (table.header.table_end + at) as u64);
+    FormatError::damaged(table.offset + in_segment, format!("page {pfn}"), problem)
+}
+
+/// What each page of a segment rests on, by index, with its pfn.
+///
+/// # Errors
+/// Damage.
+pub(crate) fn references(
+    uuid: &ImageUuid,
+    entry: &DirectoryEntry,
+    bytes: &[u8],
+) -> Result<Vec<(usize, u64, Reference)>, FormatError> {
+    let table = parse_table(bytes, uuid, entry)?;
+    if bytes.len() < table.header.len() {
+        return Err(FormatError::damaged(entry.offset, "a segment", "it is cut off"));
+    }
+    let mut found = Vec::new();
+    for (index, pfn) in table.pfns.iter().enumerate() {
+        let page_entry = table.entry(index);
+        let reference = if let Entry::Difference { .. } = page_entry {
+            let blob = blob_of(&table, bytes, index);
+            let read = difference_reference(uuid, pfn, blob);
+            Some(read.map_err(|problem| page_damage(&table, index, pfn, problem))?)
+        } else {
+            Reference::of_entry(page_entry)
+        };
+        found.extend(reference.map(|reference| (index, pfn, reference)));
+    }
+    Ok(found)
+}
+
+/// Checks a segment without the ancestors that pages of it rest on: of those only the stored
+/// bytes are checked. Gives its table.
+pub(super) fn check_alone(
+    decoder: &mut PageDecoder,
+    uuid: &ImageUuid,
+    entry: &DirectoryEntry,
+    bytes: &[u8],
+) -> Result<PageTable, FormatError> {
+    references(uuid, entry, bytes)?;
+    let table = parse_table(bytes, uuid, entry)?;
+    let mut page = [0; PAGE_SIZE];
+    for (index, pfn) in table.pfns.iter().enumerate() {
+        let page_entry = table.entry(index);
+        if matches!(page_entry, Entry::Same { .. } | Entry::Elsewhere { .. } | Entry::Difference { .. }) {
+            continue;
+        }
+        let blob = blob_of(&table, bytes, index);
+        decode_page(decoder, uuid, pfn, page_entry, blob, None, &mut page)
+            .map_err(|problem| page_damage(&table, index, pfn, problem))?;
+    }
+    Ok(table)
+}
+
+/// Which page the stored difference `blob` rests on.
+///
+/// # Errors
+/// What is wrong, in words.
+pub(crate) fn difference_reference(uuid: &ImageUuid, pfn: u64, blob: &[u8]) -> Result<Reference, String> {
+    let blob = checked_blob(uuid, pfn, blob)?;
+    let (reference, _) = Reference::split_from(blob).ok_or("it names no page that it rests on")?;
+    Ok(reference)
+}
+
+/// A blob without the check that follows it.
+fn checked_blob<'a>(uuid: &ImageUuid, pfn: u64, blob: &'a [u8]) -> Result<&'a [u8], String> {
+    let len = blob.len().checked_sub(BLOB_CHECK_LEN).ok_or("its stored bytes are missing")?;
+    let (blob, stored_check) = blob.split_at(len);
+    if blob_check(blob, blob_seed(uuid, pfn)).to_le_bytes() != stored_check {
+        return Err("the check of its stored bytes differs".into());
+    }
+    Ok(blob)
 }
 
 /// The table of the segment that the directory describes as `entry`.
@@ -53,7 +139,8 @@ pub(crate) fn parse_table(
     Ok(table)
 }
 
-/// Checks and decodes one page from its blob. On error `page` holds zeros, never another
+/// Checks and decodes one page from its blob, and from the contents of the page that it rests
+/// on if it rests on one. On error `page` holds zeros, never another
 /// page's contents.
 ///
 /// # Errors
@@ -64,9 +151,10 @@ pub(crate) fn decode_page(
     pfn: u64,
     entry: Entry,
     blob: &[u8],
+    base: Option<&Page>,
     page: &mut Page,
 ) -> Result<(), String> {
-    let result = decode_checked(decoder, uuid, pfn, entry, blob, page);
+    let result = decode_checked(decoder, uuid, pfn, entry, blob, base, page);
     if result.is_err() {
         page.fill(0);
     }
@@ -79,8 +167,10 @@ fn decode_checked(
     pfn: u64,
     entry: Entry,
     blob: &[u8],
+    base: Option<&Page>,
     page: &mut Page,
 ) -> Result<(), String> {
+    let needs_base = || "the page that it rests on is missing, or rests on another itself".to_owned();
     let check = match entry {
         Entry::Zero => {
             page.fill(0);
@@ -93,15 +183,27 @@ fn decode_checked(
         }
         Entry::Absent => return Err("the image has no contents for it".into()),
         Entry::Stored { check, .. } => {
-            page.copy_from_slice(blob);
+            *page = *<&Page>::try_from(blob).map_err(|_| "its stored bytes are missing")?;
             check
         }
         Entry::Blob { tag, check, .. } => {
-            let (blob, stored_check) = blob.split_at(blob.len() - BLOB_CHECK_LEN);
-            if blob_check(blob, blob_seed(uuid, pfn)).to_le_bytes() != stored_check {
-                return Err("the check of its stored bytes differs".into());
-            }
+            let blob = checked_blob(uuid, pfn, blob)?;
             decoder.decode(tag, blob, page).map_err(|error| error.to_string())?;
+            check
+        }
+        Entry::Same { check: None, .. } => {
+            *page = *base.ok_or_else(needs_base)?;
+            return Ok(());
+        }
+        Entry::Same { check: Some(check), .. } | Entry::Elsewhere { check, .. } => {
+            *page = *base.ok_or_else(needs_base)?;
+            check
+        }
+        Entry::Difference { check, .. } => {
+            let blob = checked_blob(uuid, pfn, blob)?;
+            let (_, blob) = Reference::split_from(blob).ok_or("it names no page that it rests on")?;
+            let base = base.ok_or_else(needs_base)?;
+            decoder.decode_difference(blob, base, page).map_err(|error| error.to_string())?;
             check
         }
     };

@@ -1,10 +1,11 @@
 //! Pages to a segment.
 
-use super::{EncodedSegment, SegmentError};
+use super::upon::{self, Upon};
+use super::{Bases, EncodedSegment, RestsOn, SegmentError};
 use crate::buffer::{Buffer, Payload};
 use crate::ecbc::{BLOB_ROOM, PageCode, PageEncoder, Tally};
 use crate::format::directory::DirectoryEntry;
-use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check};
+use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
 use crate::format::segment::{HEADER_LEN, TableDraft};
 use crate::format::{ImageUuid, blocks_of};
@@ -14,6 +15,7 @@ use crate::{PAGE_SIZE, Page};
 /// One worker's encoder and the blobs that wait for their place.
 pub(super) struct Scratch {
     encoder: PageEncoder,
+    upon: Upon,
     /// Blobs with their checks, one after the other in page order.
     blobs: Vec<u8>,
     /// Pages that have bytes in the segment, in page order.
@@ -33,7 +35,14 @@ struct PlacedPage {
 
 impl Scratch {
     pub(super) fn new(encoder: PageEncoder) -> Self {
-        Self { encoder, blobs: Vec::new(), placed: Vec::new(), lens: Vec::new(), entries: Vec::new() }
+        Self {
+            encoder,
+            upon: Upon::new(),
+            blobs: Vec::new(),
+            placed: Vec::new(),
+            lens: Vec::new(),
+            entries: Vec::new(),
+        }
     }
 
     fn clear(&mut self) {
@@ -41,32 +50,70 @@ impl Scratch {
         self.placed.clear();
         self.lens.clear();
         self.entries.clear();
+        self.upon.clear();
     }
 
-    /// Encodes one page behind the others.
-    #[expect(clippy::cast_possible_truncation, reason = "a blob is shorter than a page")]
-    fn encode(&mut self, seed: u64, index: usize, page: &Page) {
+    /// Encodes one page behind the others, as what it rests on if that is shorter.
+    fn encode(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
+        let start = self.blobs.len();
+        let found =
+            bases.get(index).map(|base| (base, self.upon.look(page, index, bases, base, &mut self.blobs)));
+        match found {
+            Some((_, upon::Found::Entry(entry))) => self.entries.push(entry),
+            Some((base, upon::Found::Difference { len, reference })) => {
+                if len > upon::SURELY_SHORT && self.alone_is_shorter(start, page) {
+                    return self.encode_alone(seed, index, page);
+                }
+                self.upon.count(reference, base);
+                self.push_blob(seed, index, page, start, tag::DIFFERENCE);
+            }
+            Some((_, upon::Found::Nothing)) | None => self.encode_alone(seed, index, page),
+        }
+    }
+
+    /// Whether the page alone takes no more than the difference that stands at `start`, which
+    /// is taken away then.
+    fn alone_is_shorter(&mut self, start: usize, page: &Page) -> bool {
+        let len = self.blobs.len();
+        self.blobs.resize(len + BLOB_ROOM, 0);
+        let code = self.encoder.encode(page, &mut self.blobs[len..]);
+        let shorter = match code {
+            PageCode::Zero | PageCode::Fill(_) => true,
+            PageCode::Stored => false,
+            PageCode::Blob { len: alone, .. } => alone <= len - start,
+        };
+        self.blobs.truncate(if shorter { start } else { len });
+        shorter
+    }
+
+    fn encode_alone(&mut self, seed: u64, index: usize, page: &Page) {
         let start = self.blobs.len();
         self.blobs.resize(start + BLOB_ROOM, 0);
         let code = self.encoder.encode(page, &mut self.blobs[start..]);
-        let (entry, coder, kept) = match code {
-            PageCode::Zero => (Some(Entry::Zero), None, 0),
-            PageCode::Fill(word) => (Some(Entry::Fill(word)), None, 0),
-            PageCode::Stored => (None, None, 0),
-            PageCode::Blob { tag, len } => (None, Some(tag.number()), len),
-        };
+        let kept = if let PageCode::Blob { len, .. } = code { len } else { 0 };
         self.blobs.truncate(start + kept);
+        match code {
+            PageCode::Zero => self.entries.push(Entry::Zero),
+            PageCode::Fill(word) => self.entries.push(Entry::Fill(word)),
+            PageCode::Stored => self.push_placed(index, page, PAGE_SIZE, None),
+            PageCode::Blob { tag, .. } => self.push_blob(seed, index, page, start, tag.number()),
+        }
+    }
+
+    /// Completes the blob that stands at `start`.
+    fn push_blob(&mut self, seed: u64, index: usize, page: &Page, start: usize, coder: u8) {
+        let check = blob_check(&self.blobs[start..], seed);
+        self.blobs.extend_from_slice(&check.to_le_bytes());
+        self.push_placed(index, page, self.blobs.len() - start, Some(coder));
+    }
+
+    /// Notes a page that takes `len` bytes: of its blob, or of its own.
+    #[expect(clippy::cast_possible_truncation, reason = "a blob is no longer than a page")]
+    fn push_placed(&mut self, index: usize, page: &Page, len: usize, coder: Option<u8>) {
         // Entries of placed pages follow when their place is known.
-        self.entries.push(entry.unwrap_or(Entry::Absent));
-        if entry.is_some() {
-            return;
-        }
-        let blob_len = if coder.is_some() { kept + BLOB_CHECK_LEN } else { 0 };
-        if coder.is_some() {
-            let check = blob_check(&self.blobs[start..], seed);
-            self.blobs.extend_from_slice(&check.to_le_bytes());
-        }
-        self.lens.push(if coder.is_some() { blob_len } else { PAGE_SIZE } as u16);
+        self.entries.push(Entry::Absent);
+        self.lens.push(len as u16);
+        let blob_len = if coder.is_some() { len } else { 0 };
         self.placed.push(PlacedPage { index, check: content_check(page), coder, blob_len });
     }
 }
@@ -84,38 +131,45 @@ pub(super) fn blob_seed(uuid: &ImageUuid, pfn: u64) -> u64 {
     half ^ pfn
 }
 
-/// Encodes `pages` as segment `number` of image `uuid` into `out`.
+/// Which segment is made.
+pub(super) struct SegmentJob<'a> {
+    pub(super) placement: Placement,
+    pub(super) uuid: &'a ImageUuid,
+    pub(super) number: u32,
+    pub(super) pfns: &'a Pfns,
+}
+
+/// Encodes `pages` as the segment of `job` into `out`.
 pub(super) fn segment(
     scratch: &mut Scratch,
-    placement: Placement,
-    uuid: &ImageUuid,
-    number: u32,
-    pfns: &Pfns,
+    job: &SegmentJob<'_>,
     pages: &[u8],
+    bases: &Bases,
     mut out: Buffer,
-) -> Result<EncodedSegment, SegmentError> {
-    let count = pfns.count();
+) -> Result<(EncodedSegment, RestsOn), SegmentError> {
+    let count = job.pfns.count();
     if pages.len() != count * PAGE_SIZE || count > crate::SEGMENT_PAGES {
         return Err(SegmentError::WrongBatch { pages: count, bytes: pages.len() });
     }
     scratch.clear();
     let (page_arrays, _) = pages.as_chunks::<PAGE_SIZE>();
-    for ((index, pfn), page) in pfns.iter().enumerate().zip(page_arrays) {
-        scratch.encode(blob_seed(uuid, pfn), index, page);
+    for ((index, pfn), page) in job.pfns.iter().enumerate().zip(page_arrays) {
+        scratch.encode(blob_seed(job.uuid, pfn), index, page, bases);
     }
-    let zeros = scratch.entries.iter().filter(|&&entry| entry == Entry::Zero).count();
-    let Layout { entry, lens, table_end, plan } =
-        layout(placement, pfns, zeros, std::mem::take(&mut scratch.lens));
+    let default = scratch.upon.choose_default(&mut scratch.entries);
+    let defaults = scratch.entries.iter().filter(|&&entry| entry == default).count();
+    let strict = job.placement == Placement::Strict;
+    let draft = TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults };
+    let Layout { entry, lens, table_end, plan } = layout_of(&draft, std::mem::take(&mut scratch.lens));
     scratch.lens = lens;
     let total = entry.len();
     let bytes = &mut out.spare()[..total];
     bytes[table_end..].fill(0);
     let tally = fill_in(scratch, &plan, table_end, page_arrays, bytes);
-    let strict = placement == Placement::Strict;
-    let draft = TableDraft { uuid, number, pfns, strict, defaults: zeros };
     draft.write(&scratch.entries, plan.end, bytes);
     out.set_len(total);
-    Ok(EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, tally })
+    let segment = EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, tally };
+    Ok((segment, scratch.upon.rests_on()))
 }
 
 /// How a segment is laid out: all of its arithmetic, for real and modelled coders alike.
@@ -134,20 +188,25 @@ pub struct Layout {
 ///
 /// # Panics
 /// If a length is 0 or exceeds 4096.
-#[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
-pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, mut lens: Vec<u16>) -> Layout {
+pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
     let strict = placement == Placement::Strict;
-    let draft = TableDraft { uuid: &[0; 16], number: 0, pfns, strict, defaults: zeros };
+    let uuid = &[0; 16];
+    layout_of(&TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros }, lens)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
+fn layout_of(draft: &TableDraft<'_>, mut lens: Vec<u16>) -> Layout {
     let table_end = draft.table_end();
-    if !strict {
+    let placement = if draft.strict { Placement::Strict } else { Placement::Hybrid };
+    if !draft.strict {
         spend_slack(&mut lens, table_end);
     }
     let plan = place(&lens, table_end, placement);
     let blocks = blocks_of(plan.end);
     let entry = DirectoryEntry {
         offset: 0,
-        first_pfn: pfns.iter().next().unwrap_or(0),
-        pages: pfns.count() as u32,
+        first_pfn: draft.pfns.iter().next().unwrap_or(0),
+        pages: draft.pfns.count() as u32,
         blocks: blocks as u16,
         table_words: ((table_end - HEADER_LEN) / 8) as u16,
         listed: draft.lists_pfns(),
@@ -167,9 +226,13 @@ fn fill_in(scratch: &mut Scratch, plan: &Plan, table_end: usize, pages: &[Page],
         let (blob, rest) = blobs.split_at(page.blob_len);
         blobs = rest;
         let coder = page.coder.filter(|_| usize::from(len) < PAGE_SIZE);
-        scratch.entries[page.index] = if let Some(tag) = coder {
+        scratch.entries[page.index] = if let Some(coder) = coder {
             place.copy_from_slice(blob);
-            Entry::Blob { tag, len, at, check }
+            if coder == tag::DIFFERENCE {
+                Entry::Difference { len, at, check }
+            } else {
+                Entry::Blob { tag: coder, len, at, check }
+            }
         } else {
             place.copy_from_slice(&pages[page.index]);
             Entry::Stored { at, check }
@@ -181,3 +244,6 @@ fn fill_in(scratch: &mut Scratch, plan: &Plan, table_end: usize, pages: &[Page],
     }
     tally
 }
+
+/// The longest difference worth having, in bytes: with its check it is shorter than a page.
+pub(super) const DIFFERENCE_MAX: usize = PAGE_SIZE - BLOB_CHECK_LEN - 1;

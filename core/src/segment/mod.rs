@@ -4,23 +4,27 @@
 //! answers from a table, since terabytes of page bytes must not move there. The engine never
 //! looks into a segment's payload.
 
+mod bases;
 mod decode;
 mod encode;
+mod upon;
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::{Buffer, NotBytes, Payload};
 use crate::ecbc::{Method, PageDecoder, PageEncoder, Tally};
+use crate::format::ancestor::ANCESTORS_MAX;
 use crate::format::directory::DirectoryEntry;
 use crate::format::placement::Placement;
 use crate::format::segment::MAX_SEGMENT_LEN;
 use crate::format::{FormatError, ImageUuid};
 use crate::tape::Batch;
 
+pub use bases::{Base, Bases, BlobAt, StoredPage};
 pub use encode::{Layout, layout};
 
-pub(crate) use decode::{decode_page, parse_table, unused_bytes_are_zero};
+pub(crate) use decode::{decode_page, difference_reference, parse_table, references, unused_bytes_are_zero};
 
 /// A segment that cannot be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +99,47 @@ pub trait SegmentCoder: Send + Sync {
         segment: &Payload,
         pages: Buffer,
     ) -> Result<(Batch, Tally), SegmentError>;
+
+    /// As [`encode`](Self::encode), where ancestors' pages are at hand; says how often a page
+    /// came to rest on each ancestor. Coders of modelled pages need not know ancestors.
+    fn encode_upon(
+        &self,
+        uuid: &ImageUuid,
+        number: u32,
+        batch: &Batch,
+        _bases: &Bases,
+        out: Buffer,
+    ) -> Result<(EncodedSegment, RestsOn), SegmentError> {
+        Ok((self.encode(uuid, number, batch, out)?, RestsOn::default()))
+    }
+
+    /// As [`decode`](Self::decode), for a segment whose pages rest on ancestors' pages.
+    fn decode_upon(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        _bases: &Bases,
+        pages: Buffer,
+    ) -> Result<(Batch, Tally), SegmentError> {
+        self.decode(uuid, entry, segment, pages)
+    }
+
+    /// Checks a segment without its ancestors: all of it, but of pages that rest on others
+    /// only the stored bytes. `pages` is a slot to work in.
+    fn check_alone(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        pages: Buffer,
+    ) -> Result<(), SegmentError> {
+        self.decode(uuid, entry, segment, pages).map(|_| ())
+    }
 }
+
+/// For each ancestor how often a page rests on one of its.
+pub type RestsOn = [u64; ANCESTORS_MAX];
 
 /// The real coder: ECBC or one of its peers, page by page.
 pub struct EcbcCoder {
@@ -150,10 +194,7 @@ impl SegmentCoder for EcbcCoder {
         batch: &Batch,
         out: Buffer,
     ) -> Result<EncodedSegment, SegmentError> {
-        let pages = batch.pages.bytes()?;
-        self.with_encoder(|scratch| {
-            encode::segment(scratch, self.placement, uuid, number, &batch.pfns, pages, out)
-        })
+        self.encode_upon(uuid, number, batch, &Bases::default(), out).map(|(segment, _)| segment)
     }
 
     fn seal(&self, segment: &mut EncodedSegment, offset: u64) {
@@ -171,7 +212,44 @@ impl SegmentCoder for EcbcCoder {
         pages: Buffer,
     ) -> Result<(Batch, Tally), SegmentError> {
         let bytes = segment.bytes()?;
-        self.with_decoder(|decoder| decode::segment(decoder, uuid, entry, bytes, pages))
+        self.with_decoder(|decoder| decode::segment(decoder, uuid, entry, bytes, &Bases::default(), pages))
+    }
+
+    fn encode_upon(
+        &self,
+        uuid: &ImageUuid,
+        number: u32,
+        batch: &Batch,
+        bases: &Bases,
+        out: Buffer,
+    ) -> Result<(EncodedSegment, RestsOn), SegmentError> {
+        let job = encode::SegmentJob { placement: self.placement, uuid, number, pfns: &batch.pfns };
+        let pages = batch.pages.bytes()?;
+        self.with_encoder(|scratch| encode::segment(scratch, &job, pages, bases, out))
+    }
+
+    fn decode_upon(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        bases: &Bases,
+        pages: Buffer,
+    ) -> Result<(Batch, Tally), SegmentError> {
+        let bytes = segment.bytes()?;
+        self.with_decoder(|decoder| decode::segment(decoder, uuid, entry, bytes, bases, pages))
+    }
+
+    fn check_alone(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        _pages: Buffer,
+    ) -> Result<(), SegmentError> {
+        let bytes = segment.bytes()?;
+        self.with_decoder(|decoder| decode::check_alone(decoder, uuid, entry, bytes)).map(|_| ())?;
+        Ok(())
     }
 }
 

@@ -1,0 +1,76 @@
+//! Images that rest on others: opened with their ancestors, and kept from losing them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::bail;
+use comio_backends::pool::WorkerPool;
+use comio_core::engine::{self, EngineError, Image, Relative};
+use comio_core::format::ImageUuid;
+use comio_core::storage::{Storage, StorageErrorKind};
+
+use crate::location::{self, Location};
+use crate::output;
+
+/// Opens the image at `location` with its ancestors, which are looked for beside it and in
+/// `directories`.
+pub(crate) async fn open(
+    location: &Location,
+    directories: &[String],
+    pool: &Arc<WorkerPool>,
+) -> anyhow::Result<Image> {
+    let mut more: Vec<Arc<dyn Storage>> = Vec::new();
+    for directory in directories {
+        more.push(location::directory(directory, pool).await?);
+    }
+    let more: Vec<&dyn Storage> = more.iter().map(|storage| &**storage).collect();
+    Ok(Image::open_with_ancestors(&*location.storage, &location.name, &more).await?)
+}
+
+/// Opens `text` for a new image at `target` to rest on.
+pub(crate) async fn relative(
+    text: &str,
+    target: &Location,
+    directories: &[String],
+    pool: &Arc<WorkerPool>,
+) -> anyhow::Result<Relative> {
+    let location = Location::of_image(text, pool).await?;
+    let image = open(&location, directories, pool).await?;
+    if location.storage.location() != target.storage.location() {
+        output::say(&format!(
+            "{text} is not beside the new image: to read that, --ancestors {} will be needed",
+            location.storage.location()
+        ));
+    }
+    Ok(Relative { name: location.name, image })
+}
+
+/// Refuses to replace the image at `target` if others rest on it, or the new one would.
+pub(crate) async fn refuse_to_replace_needed(target: &Location) -> anyhow::Result<()> {
+    let reader = match target.storage.open(&target.name).await {
+        Ok(reader) => reader,
+        Err(error) if error.kind == StorageErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(EngineError::from(error).into()),
+    };
+    // What is no image nobody rests on.
+    let Ok(image) = Image::open(reader).await else { return Ok(()) };
+    let needed_by = needed_by(&*target.storage, &image.superblock().uuid, &BTreeSet::new()).await?;
+    if let Some(first) = needed_by.first() {
+        bail!(
+            "{} cannot be replaced: {first} and {} more need it (see comio ls, comio flatten)",
+            target.name,
+            needed_by.len() - 1
+        );
+    }
+    Ok(())
+}
+
+/// The names of images in `storage` that rest on `uuid`, those of `leaving` not counted.
+pub(crate) async fn needed_by(
+    storage: &dyn Storage,
+    uuid: &ImageUuid,
+    leaving: &BTreeSet<ImageUuid>,
+) -> anyhow::Result<Vec<String>> {
+    let descendants = engine::descendants(storage, uuid).await?.into_iter();
+    Ok(descendants.filter(|(_, uuid)| !leaving.contains(uuid)).map(|(name, _)| name).collect())
+}

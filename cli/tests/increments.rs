@@ -1,0 +1,130 @@
+//! Increments and templates from the command line.
+
+mod common;
+
+use std::fs;
+
+use common::{Place, code, done, done_json, run};
+
+/// A flat dump of pages that compress a little; `changes` of them differ with `seed`.
+fn dump(pages: usize, seed: u32, changes: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(pages * 4096);
+    for page in 0..pages {
+        let changed = page % (pages / changes.max(1)).max(1) == 0 && changes > 0;
+        let mut state = u32::try_from(page).expect("small") * 77 + if changed { seed } else { 1 };
+        for i in 0..4096u32 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes.push(if i % 4 == 0 { state.to_be_bytes()[0] } else { 3 });
+        }
+    }
+    bytes
+}
+
+/// A full image of a guest and one increment upon it.
+struct Pair {
+    place: Place,
+    parent: String,
+    child: String,
+    dump: Vec<u8>,
+}
+
+fn pair() -> Pair {
+    let place = Place::new();
+    let (parent, child) = (place.path("parent.comio"), place.path("child.comio"));
+    let old = place.path("old.raw");
+    let new = place.path("new.raw");
+    fs::write(&old, dump(3000, 1, 0)).expect("writes");
+    let later = dump(3000, 9, 100);
+    fs::write(&new, &later).expect("writes");
+    done(&["pack", "--format", "raw", &old, &parent]);
+    done(&["pack", "--format", "raw", "--parent", &parent, &new, &child]);
+    Pair { place, parent, child, dump: later }
+}
+
+fn says(args: &[&str], words: &str) {
+    let output = run(args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains(words), "{args:?} says {text:?}");
+}
+
+#[test]
+fn an_increment_is_small_and_comes_back() {
+    let pair = pair();
+    let out = pair.place.path("out.raw");
+    done(&["unpack", &pair.child, &out]);
+    assert!(fs::read(&out).expect("reads") == pair.dump);
+    let len = |path: &str| fs::metadata(path).expect("exists").len();
+    assert!(len(&pair.child) < len(&pair.parent) / 10);
+    assert_eq!(code(&["verify", "--deep", &pair.child]), 0);
+    let report = done_json(&["inspect", "--json", &pair.child]);
+    assert_eq!(report["ancestors"][0]["role"], "parent");
+}
+
+#[test]
+fn needed_images_stay() {
+    let pair = pair();
+    assert_eq!(code(&["rm", &pair.parent]), 1);
+    says(&["rm", &pair.parent], "is needed by child.comio");
+    // Nor can one be replaced, by another or by what rests on it.
+    let new = pair.place.path("new.raw");
+    assert_eq!(code(&["pack", "--format", "raw", &new, &pair.parent]), 1);
+    assert_eq!(code(&["pack", "--format", "raw", "--parent", &pair.parent, &new, &pair.parent]), 1);
+    let flat = pair.place.path("flat.comio");
+    done(&["flatten", &pair.child, &flat]);
+    done(&["rm", &pair.child, &pair.parent]);
+    let out = pair.place.path("out.raw");
+    done(&["unpack", &flat, &out]);
+    assert!(fs::read(&out).expect("reads") == pair.dump);
+}
+
+#[test]
+fn a_missing_parent_is_told_and_found_elsewhere() {
+    let pair = pair();
+    let elsewhere = pair.place.path("elsewhere");
+    fs::create_dir(&elsewhere).expect("creates");
+    fs::rename(&pair.parent, format!("{elsewhere}/another-name")).expect("renames");
+    let out = pair.place.path("out.raw");
+    says(&["unpack", &pair.child, &out], "give its directory with --ancestors");
+    assert!(fs::metadata(&out).is_err(), "nothing was written");
+    assert_eq!(code(&["verify", &pair.child]), 0);
+    done(&["unpack", "--ancestors", &elsewhere, &pair.child, &out]);
+    assert!(fs::read(&out).expect("reads") == pair.dump);
+    // A save upon what is not there is a save in full.
+    let full = pair.place.path("full.comio");
+    let new = pair.place.path("new.raw");
+    says(&["pack", "--format", "raw", "--parent", &pair.child, &new, &full], "saved without it");
+    done(&["unpack", &full, &out]);
+}
+
+#[test]
+fn the_tree_is_listed() {
+    let pair = pair();
+    let directory = pair.place.path("");
+    let text = String::from_utf8(done(&["ls", &directory])).expect("UTF-8");
+    let line = |name: &str| text.lines().position(|line| line.trim_start().starts_with(name));
+    assert_eq!(line("child.comio"), line("parent.comio").map(|line| line + 1), "{text}");
+    assert!(text.contains("\n  child.comio") && text.contains("parent parent.comio"), "{text}");
+}
+
+#[test]
+fn a_template_serves_another_guest() {
+    let pair = pair();
+    let template = pair.place.path("template.comio");
+    done(&["template", "make", "--output", &template, &pair.parent]);
+    let second = pair.place.path("second.comio");
+    let new = pair.place.path("new.raw");
+    let report = done_json(&["pack", "--json", "--format", "raw", "--template", &template, &new, &second]);
+    assert!(report["referenced_pages"].as_u64() > Some(2800), "{report}");
+    done(&["rm", &pair.child, &pair.parent]);
+    assert_eq!(code(&["rm", &template]), 1);
+    let out = pair.place.path("out.raw");
+    done(&["unpack", &second, &out]);
+    assert!(fs::read(&out).expect("reads") == pair.dump);
+    // An image that is no template is said to be none, and the guest saved all the same.
+    let flat = pair.place.path("flat.comio");
+    done(&["flatten", &second, &flat]);
+    says(
+        &["pack", "--format", "raw", "--template", &flat, &new, &pair.place.path("plain.comio")],
+        "is not a template",
+    );
+}

@@ -1,0 +1,344 @@
+//! What a save may rest on: a parent, a template, or both; and for each batch the pages of
+//! theirs that are worth reading.
+//!
+//! Only page tables are read at first. Their content checks tell which pages have surely
+//! changed; the others' stored bytes are read to be compared. Pages that changed are read as
+//! well if they are few, or if a sample says that differences to them will be short.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::gather::{self, Finder, Located, Wanted, bytes_needed};
+use super::lineage::{Lineage, Member};
+use super::{Engine, EngineError, Image};
+use crate::PAGE_SIZE;
+use crate::buffer::Payload;
+use crate::compute::{self, Work};
+use crate::ecbc::{PageDecoder, uniform};
+use crate::format::ImageUuid;
+use crate::format::ancestor::{ANCESTORS_MAX, Ancestor, Role};
+use crate::format::entry::{ELSEWHERE_SEGMENTS, Entry, content_check};
+use crate::format::reference::{Place, Reference};
+use crate::segment::{Base, Bases};
+use crate::tape::Batch;
+use crate::template::KnownPages;
+
+/// One changed page in so many is looked at before the others are read.
+const SAMPLE: usize = 32;
+/// Differences are tried without a sample if at most one in so many of the pages that must be
+/// looked at has changed.
+const FEW: usize = 4;
+
+/// An image that a save rests on, and under which name it will be found beside the new image.
+#[derive(Debug)]
+pub struct Relative {
+    /// The name recorded in the new image.
+    pub name: String,
+    /// The image, its ancestors found.
+    pub image: Image,
+}
+
+/// What a save rests on.
+#[derive(Debug)]
+pub struct Foundation {
+    lineage: Lineage,
+    parent: Option<u8>,
+    template: Option<(u8, Arc<KnownPages>)>,
+    trouble: Mutex<Option<String>>,
+}
+
+impl Foundation {
+    /// A parent (whose pages of the same pfn are compared), a template (whose pages are found
+    /// by contents), or both.
+    ///
+    /// # Errors
+    /// [`EngineError::Ancestor`] and [`EngineError::Incomplete`] when parent or template lack parts.
+    pub fn new(
+        parent: Option<Relative>,
+        template: Option<(Relative, KnownPages)>,
+    ) -> Result<Self, EngineError> {
+        let mut lineage = Lineage::default();
+        let mut further = Vec::new();
+        let has_parent = parent.is_some();
+        if let Some(Relative { name, image }) = parent {
+            image.check_complete()?;
+            further = still_needed(&image);
+            lineage.members.push(member(Role::Parent, name, image));
+        }
+        let template = match template {
+            None => None,
+            Some((Relative { name, image }, known)) => {
+                image.check_complete()?;
+                let number = lineage.number_of(&image.superblock().uuid);
+                let number = number.unwrap_or_else(|| {
+                    lineage.members.push(member(Role::Template, name, image));
+                    u8::from(has_parent)
+                });
+                Some((number, Arc::new(known)))
+            }
+        };
+        for member in further {
+            if lineage.members.len() < ANCESTORS_MAX && lineage.number_of(&member.ancestor.uuid).is_none() {
+                lineage.members.push(member);
+            }
+        }
+        let parent = if has_parent { Some(0) } else { None };
+        Ok(Self { lineage, parent, template, trouble: Mutex::default() })
+    }
+
+    /// The new image's table of ancestors.
+    pub(super) fn ancestors(&self) -> Vec<Ancestor> {
+        self.lineage.members.iter().map(|member| member.ancestor.clone()).collect()
+    }
+
+    /// Whether the image `uuid` is among the ancestors.
+    pub(super) fn has(&self, uuid: &ImageUuid) -> bool {
+        self.lineage.number_of(uuid).is_some()
+    }
+
+    /// Why some pages were saved as if there were nothing to rest on.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn note(&self, error: &EngineError) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.get_or_insert_with(|| error.to_string());
+    }
+
+    /// What the pages of `batch` may rest on. Ancestors that cannot be read cost ratio only.
+    ///
+    /// # Errors
+    /// The memory budget's and the worker pool's.
+    pub(super) async fn bases(&self, engine: &Engine, batch: Batch) -> Result<(Batch, Bases), EngineError> {
+        let located = match self.locate(&batch).await {
+            Ok(located) => located,
+            Err(error) => {
+                self.note(&error);
+                vec![None; batch.pfns.count()]
+            }
+        };
+        let (batch, survey) = self.survey(engine, batch, located).await?;
+        let (batch, read) = survey.read(self, engine, batch).await?;
+        match read {
+            Ok(bases) => Ok((batch, bases)),
+            Err(error @ (EngineError::Compute(_) | EngineError::Budget(_) | EngineError::NotBytes(_))) => {
+                Err(error)
+            }
+            Err(error) => {
+                self.note(&error);
+                Ok((batch, Bases::default()))
+            }
+        }
+    }
+
+    /// For each page of `batch` the parent's page of that pfn, in whichever image holds it.
+    async fn locate(&self, batch: &Batch) -> Result<Vec<Option<Located>>, EngineError> {
+        let Some(parent) = self.parent else { return Ok(vec![None; batch.pfns.count()]) };
+        let reference = Reference { ancestor: parent, place: Place::SamePfn };
+        let mut finder = Finder::new(&self.lineage);
+        let mut located = Vec::with_capacity(batch.pfns.count());
+        for (index, pfn) in batch.pfns.iter().enumerate() {
+            located.push(finder.follow(Wanted { index, pfn, reference }).await?);
+        }
+        Ok(located)
+    }
+
+    /// Tells from checks and hashes what each page is worth reading for.
+    async fn survey(
+        &self,
+        engine: &Engine,
+        batch: Batch,
+        located: Vec<Option<Located>>,
+    ) -> Result<(Batch, Survey), EngineError> {
+        let template = self.template.clone();
+        let surveyed = compute::run(&*engine.compute, move || {
+            let survey = batch.pages.bytes().map(|pages| Survey::of(pages, located, template.as_ref()));
+            ((batch, survey), Work::Other)
+        });
+        let (batch, survey) = surveyed.await?;
+        Ok((batch, survey?))
+    }
+}
+
+fn member(role: Role, name: String, image: Image) -> Member {
+    let ancestor = Ancestor { uuid: image.superblock().uuid, footer_check: image.footer_check(), role, name };
+    Member { ancestor, image: Ok(Arc::new(image)) }
+}
+
+/// The parent's ancestors that pages of it rest on, the most used first.
+fn still_needed(parent: &Image) -> Vec<Member> {
+    let used = parent.footer().totals.rests_on;
+    let mut members: Vec<(u64, Member)> = parent
+        .lineage()
+        .members
+        .iter()
+        .zip(used)
+        .filter(|(_, used)| *used > 0)
+        .map(|(member, used)| {
+            let mut member = member.clone();
+            if member.ancestor.role == Role::Parent {
+                member.ancestor.role = Role::Ancestor;
+            }
+            (used, member)
+        })
+        .collect();
+    members.sort_by_key(|(used, _)| std::cmp::Reverse(*used));
+    members.into_iter().map(|(_, member)| member).collect()
+}
+
+/// What is worth reading for a batch.
+#[derive(Default)]
+struct Survey {
+    /// Pages that stand in the template for certain.
+    certain: Vec<(usize, Reference)>,
+    /// Pages that may be the same: to be compared.
+    compare: Vec<Located>,
+    /// Pages that changed: to be coded as differences, if that pays.
+    changed: Vec<Located>,
+    /// Pages like one of the template.
+    alike: Vec<(usize, Reference)>,
+    /// Pages that are not one word all over.
+    telling: usize,
+}
+
+impl Survey {
+    fn of(pages: &[u8], located: Vec<Option<Located>>, template: Option<&(u8, Arc<KnownPages>)>) -> Self {
+        let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
+        let mut survey = Self::default();
+        for ((index, page), located) in arrays.iter().enumerate().zip(located) {
+            let is_uniform = uniform(page).is_some();
+            survey.telling += usize::from(!is_uniform);
+            match located {
+                Some(located) if is_uniform => {
+                    // To a page with bytes of its own it is nothing; others need no reading.
+                    if matches!(located.entry, Entry::Zero | Entry::Fill(_)) {
+                        survey.compare.push(located);
+                    }
+                }
+                Some(located) if located.entry.check() == Some(content_check(page)) => {
+                    survey.compare.push(located);
+                }
+                located if !is_uniform => survey.add_changed(index, page, located, template),
+                _ => {}
+            }
+        }
+        survey
+    }
+
+    fn add_changed(
+        &mut self,
+        index: usize,
+        page: &crate::Page,
+        located: Option<Located>,
+        template: Option<&(u8, Arc<KnownPages>)>,
+    ) {
+        let in_template = |place: Option<Place>| {
+            let place = place.filter(
+                |place| !matches!(place, Place::At { segment, .. } if *segment >= ELSEWHERE_SEGMENTS),
+            );
+            template.zip(place).map(|(&(ancestor, _), place)| Reference { ancestor, place })
+        };
+        let known = template.map(|(_, known)| known);
+        if let Some(reference) = in_template(known.and_then(|known| known.find(page))) {
+            self.certain.push((index, reference));
+        } else if let Some(located) = located.filter(|located| located.entry.extent().is_some()) {
+            self.changed.push(located);
+        } else if let Some(reference) = in_template(known.and_then(|known| known.find_alike(page))) {
+            self.alike.push((index, reference));
+        }
+    }
+
+    /// Reads what is worth reading. The inner result is the ancestors'.
+    async fn read(
+        mut self,
+        foundation: &Foundation,
+        engine: &Engine,
+        batch: Batch,
+    ) -> Result<(Batch, Result<Bases, EngineError>), EngineError> {
+        let lineage = &foundation.lineage;
+        let alike = match locate_alike(lineage, &self.alike).await {
+            Ok(alike) => alike,
+            Err(error) => return Ok((batch, Err(error))),
+        };
+        let reading = self.compare.iter().chain(&self.changed).chain(&alike);
+        let units: usize = reading.map(|located| 1 + usize::from(is_difference(located))).sum();
+        let reservation = engine.encoded.reserve(bytes_needed(units)).await?;
+        let changed = std::mem::take(&mut self.changed);
+        let few = changed.len() * FEW <= self.telling;
+        let (first, rest): (Vec<_>, Vec<_>) =
+            changed.into_iter().enumerate().partition(|(i, _)| few || i % SAMPLE == 0);
+        let sample: Vec<usize> = first.iter().map(|(_, located)| located.index).collect();
+        let first = first.into_iter().map(|(_, located)| located).chain(self.compare).chain(alike).collect();
+        let (mut bases, mut cost) = match gather::read(lineage, first, Some(reservation)).await {
+            Ok(read) => read,
+            Err(error) => return Ok((batch, Err(error))),
+        };
+        let mut batch = batch;
+        if !rest.is_empty() {
+            let (back, pays);
+            (back, bases, pays) = differences_pay(engine, batch, bases, sample).await?;
+            batch = back;
+            let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
+            if pays && let Err(error) = gather::add(lineage, rest, &mut bases, &mut cost).await {
+                return Ok((batch, Err(error)));
+            }
+        }
+        for (index, reference) in self.certain {
+            if bases.pages.len() <= index {
+                bases.pages.resize(index + 1, None);
+            }
+            bases.pages[index] = Some(Base { reference, certain: true, page: None, under: None });
+        }
+        Ok((batch, Ok(bases)))
+    }
+}
+
+fn is_difference(located: &Located) -> bool {
+    matches!(located.entry, Entry::Difference { .. })
+}
+
+async fn locate_alike(lineage: &Lineage, alike: &[(usize, Reference)]) -> Result<Vec<Located>, EngineError> {
+    let mut finder = Finder::new(lineage);
+    let mut located = Vec::with_capacity(alike.len());
+    for &(index, reference) in alike {
+        let found = finder.find(Wanted { index, pfn: 0, reference }).await?;
+        // A page of the template that rests on another one is no base.
+        located
+            .extend(found.filter(|found| matches!(found.entry, Entry::Stored { .. } | Entry::Blob { .. })));
+    }
+    Ok(located)
+}
+
+/// Whether at least a quarter of the sampled pages are like their bases.
+async fn differences_pay(
+    engine: &Engine,
+    batch: Batch,
+    bases: Bases,
+    sample: Vec<usize>,
+) -> Result<(Batch, Bases, bool), EngineError> {
+    let looked = compute::run(&*engine.compute, move || {
+        let pays = match &batch.pages {
+            Payload::Bytes(pages) => {
+                let alike = sample.iter().filter(|&&index| is_like_its_base(pages, &bases, index)).count();
+                4 * alike >= sample.len()
+            }
+            Payload::Modelled { .. } => false,
+        };
+        ((batch, bases, pays), Work::Other)
+    });
+    Ok(looked.await?)
+}
+
+fn is_like_its_base(pages: &[u8], bases: &Bases, index: usize) -> bool {
+    let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
+    let (Some(page), Some(base)) = (arrays.get(index), bases.get(index)) else { return false };
+    let mut contents = [0; PAGE_SIZE];
+    if bases.decode(&mut PageDecoder::new(), base, &mut contents).is_err() {
+        return false;
+    }
+    let (new, _) = page.as_chunks::<8>();
+    let (old, _) = contents.as_chunks::<8>();
+    let telling = new.iter().filter(|word| **word != [0; 8]).count();
+    let same = new.iter().zip(old).filter(|(new, old)| new == old && **new != [0; 8]).count();
+    4 * same >= telling
+}

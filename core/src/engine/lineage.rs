@@ -1,0 +1,221 @@
+//! An image's ancestors, found and opened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{EngineError, Image, OpenReads};
+use crate::buffer::Buffer;
+use crate::format::ancestor::Ancestor;
+use crate::format::superblock::Superblock;
+use crate::format::{BLOCK, FormatError, ImageUuid};
+use crate::storage::{ObjectReader, Storage, StorageError, StorageErrorKind};
+
+/// Why pages kept in an ancestor cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AncestorProblem {
+    /// No image with its uuid was found.
+    #[error("it was not found beside the image; give its directory with --ancestors")]
+    Missing,
+    /// An image with its uuid is there, but its contents are not those that pages were compared with.
+    #[error("the image of that uuid is not the one that was saved upon: it was changed since")]
+    Changed,
+    /// It is there, and damaged.
+    #[error("{0}")]
+    Damaged(FormatError),
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl AncestorProblem {
+    /// Whether bytes differ from what was written, as opposed to not being found.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Changed => true,
+            Self::Damaged(error) => error.is_damage(),
+            Self::Missing | Self::Unreadable(_) => false,
+        }
+    }
+}
+
+impl From<EngineError> for AncestorProblem {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Format(error) => Self::Damaged(error),
+            other => Self::Unreadable(other.to_string()),
+        }
+    }
+}
+
+/// One ancestor, and its image or why there is none.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) ancestor: Ancestor,
+    pub(super) image: Result<Arc<Image>, AncestorProblem>,
+}
+
+impl Member {
+    /// Its image.
+    ///
+    /// # Errors
+    /// [`EngineError::Ancestor`].
+    pub(super) fn image(&self) -> Result<&Arc<Image>, EngineError> {
+        self.image.as_ref().map_err(|problem| self.error(problem.clone()))
+    }
+
+    fn error(&self, problem: AncestorProblem) -> EngineError {
+        EngineError::Ancestor { ancestor: Box::new(self.ancestor.clone()), problem }
+    }
+}
+
+/// All ancestors of an image, in the order of its superblock.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lineage {
+    pub(super) members: Vec<Member>,
+}
+
+impl Lineage {
+    /// Of an image whose ancestors nobody has looked for yet.
+    pub(super) fn unknown(ancestors: &[Ancestor]) -> Self {
+        let member =
+            |ancestor: &Ancestor| Member { ancestor: ancestor.clone(), image: Err(AncestorProblem::Missing) };
+        Self { members: ancestors.iter().map(member).collect() }
+    }
+
+    /// The ancestor that a reference names.
+    ///
+    /// # Errors
+    /// [`EngineError::Ancestor`] when it is not at hand; damage when there is none such.
+    pub(super) fn member(&self, number: u8) -> Result<&Arc<Image>, EngineError> {
+        let member = self.members.get(usize::from(number)).ok_or_else(|| {
+            FormatError::damaged(0, "a page table", format!("it names ancestor {number}, which there is not"))
+        })?;
+        member.image()
+    }
+
+    /// Under which number the image `uuid` is an ancestor.
+    #[expect(clippy::cast_possible_truncation, reason = "at most 16 ancestors")]
+    pub(super) fn number_of(&self, uuid: &ImageUuid) -> Option<u8> {
+        self.members.iter().position(|member| member.ancestor.uuid == *uuid).map(|number| number as u8)
+    }
+
+    /// Whether every ancestor is at hand.
+    ///
+    /// # Errors
+    /// [`EngineError::Ancestor`] for the first that is not.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        self.members.iter().try_for_each(|member| member.image().map(|_| ()))
+    }
+
+    /// What loading the ancestors' page tables has cost.
+    pub(super) fn index_cost(&self) -> OpenReads {
+        let mut sum = OpenReads::default();
+        for image in self.members.iter().filter_map(|member| member.image.as_ref().ok()) {
+            let cost = image.own_index_cost();
+            sum.reads += cost.reads;
+            sum.bytes += cost.bytes;
+        }
+        sum
+    }
+}
+
+/// Looks for `ancestors` in `places`, by recorded name first, then by uuid.
+pub(super) async fn find(ancestors: &[Ancestor], places: &[&dyn Storage]) -> Lineage {
+    let mut by_uuid = Vec::new();
+    let mut members = Vec::with_capacity(ancestors.len());
+    for ancestor in ancestors {
+        let image = match by_name(ancestor, places).await {
+            Some(image) => image,
+            None => by_identity(ancestor, places, &mut by_uuid).await,
+        };
+        members.push(Member { ancestor: ancestor.clone(), image: image.map(Arc::new) });
+    }
+    Lineage { members }
+}
+
+/// The image of the recorded name, if it has the right uuid.
+async fn by_name(ancestor: &Ancestor, places: &[&dyn Storage]) -> Option<Result<Image, AncestorProblem>> {
+    for place in places {
+        if let Ok(reader) = place.open(&ancestor.name).await
+            && uuid_of(&*reader).await.is_ok_and(|uuid| uuid == Some(ancestor.uuid))
+        {
+            return Some(open(ancestor, reader).await);
+        }
+    }
+    None
+}
+
+/// Names by uuid, for each place that was listed.
+type Names = Vec<BTreeMap<ImageUuid, String>>;
+
+async fn by_identity(
+    ancestor: &Ancestor,
+    places: &[&dyn Storage],
+    names: &mut Names,
+) -> Result<Image, AncestorProblem> {
+    for (i, place) in places.iter().enumerate() {
+        if names.len() <= i {
+            names.push(list(*place).await.map_err(|error| AncestorProblem::Unreadable(error.to_string()))?);
+        }
+        if let Some(name) = names[i].get(&ancestor.uuid) {
+            let reader = place.open(name).await;
+            let reader = reader.map_err(|error| AncestorProblem::Unreadable(error.to_string()))?;
+            return open(ancestor, reader).await;
+        }
+    }
+    Err(AncestorProblem::Missing)
+}
+
+/// The images of a storage by uuid. What cannot be read is none of ours.
+async fn list(place: &dyn Storage) -> Result<BTreeMap<ImageUuid, String>, StorageError> {
+    let mut names = BTreeMap::new();
+    for object in place.list().await? {
+        if let Ok(reader) = place.open(&object.name).await
+            && let Ok(Some(uuid)) = uuid_of(&*reader).await
+        {
+            names.insert(uuid, object.name);
+        }
+    }
+    Ok(names)
+}
+
+/// The uuid of an image, or `None` if it is none.
+async fn uuid_of(reader: &dyn ObjectReader) -> Result<Option<ImageUuid>, EngineError> {
+    if reader.len() < BLOCK as u64 {
+        return Ok(None);
+    }
+    let head = reader.read_at(0, BLOCK, Buffer::unpooled(vec![0; BLOCK])).await?.into_bytes()?;
+    Ok(Superblock::parse(&head).ok().map(|superblock| superblock.uuid))
+}
+
+async fn open(ancestor: &Ancestor, reader: Box<dyn ObjectReader>) -> Result<Image, AncestorProblem> {
+    let image = Image::open(reader).await.map_err(AncestorProblem::from)?;
+    if image.footer_check() == ancestor.footer_check { Ok(image) } else { Err(AncestorProblem::Changed) }
+}
+
+/// The images in `place` that name `uuid` among their ancestors and have pages that rest on it.
+///
+/// # Errors
+/// The storage's.
+pub async fn descendants(
+    place: &dyn Storage,
+    uuid: &ImageUuid,
+) -> Result<Vec<(String, ImageUuid)>, EngineError> {
+    let mut found = Vec::new();
+    for object in place.list().await? {
+        let reader = match place.open(&object.name).await {
+            Ok(reader) => reader,
+            // Removed by somebody else meanwhile.
+            Err(error) if error.kind == StorageErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if let Ok(image) = Image::open(reader).await {
+            let ancestors = image.superblock().ancestors.iter().zip(image.footer().totals.rests_on);
+            if ancestors.filter(|(ancestor, _)| ancestor.uuid == *uuid).any(|(_, pages)| pages > 0) {
+                found.push((object.name, image.superblock().uuid));
+            }
+        }
+    }
+    Ok(found)
+}

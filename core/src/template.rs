@@ -1,0 +1,256 @@
+//! Templates: images whose pages other guests' pages are found in, by contents.
+//!
+//! A template is an image whose tape format is [`TapeFormat::TEMPLATE`]. Its pages are
+//! numbered as they come; its frame begins with a key, and after each segment has a record for
+//! each page: a keyed 128-bit BLAKE3 hash, by which equal pages are found, and four features,
+//! by which similar ones are. Equal hashes are taken for equal pages: `docs/security.md` says
+//! why a guest cannot make use of that. Features are only hints where to look for a base.
+
+use std::fmt;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::ecbc::uniform;
+use crate::format::reference::Place;
+use crate::tape::TapeFormat;
+use crate::{Page, SEGMENT_PAGES};
+
+/// First bytes of a template's frame; the key follows.
+pub(crate) const MAGIC: [u8; 8] = *b"CIOTMPL1";
+/// Bytes of the key.
+pub const KEY_LEN: usize = 32;
+/// Bytes of a page's record in the frame.
+pub(crate) const RECORD_LEN: usize = HASH_LEN + 4 * FEATURES;
+const HASH_LEN: usize = 16;
+const FEATURES: usize = 4;
+/// Bytes compared at a time to find similar pages.
+const BLOCK: usize = 64;
+/// Pages with the same feature that are looked at.
+const ALIKE_MAX: usize = 8;
+/// Bytes that a page takes in [`KnownPages`].
+const BYTES_A_PAGE: usize = size_of::<Known>() + FEATURES * size_of::<Feature>();
+
+/// A page's keyed hash.
+pub(crate) type PageHash = [u8; HASH_LEN];
+
+/// What a template knows of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) hash: PageHash,
+    features: [u32; FEATURES],
+}
+
+impl Record {
+    /// Of `page`; `None` for pages of one word all over, which need no template.
+    pub(crate) fn of(key: &[u8; KEY_LEN], page: &Page) -> Option<Self> {
+        if uniform(page).is_some() {
+            return None;
+        }
+        Some(Self { hash: hash_of(key, page), features: features_of(page) })
+    }
+
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.hash);
+        for feature in self.features {
+            out.extend_from_slice(&feature.to_le_bytes());
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (hash, rest) = bytes.split_first_chunk()?;
+        let (features, _) = rest.as_chunks::<4>();
+        let features: &[[u8; 4]; FEATURES] = features.try_into().ok()?;
+        Some(Self { hash: *hash, features: features.map(u32::from_le_bytes) })
+    }
+}
+
+fn hash_of(key: &[u8; KEY_LEN], page: &Page) -> PageHash {
+    let whole = *blake3::keyed_hash(key, page).as_bytes();
+    std::array::from_fn(|i| whole[i])
+}
+
+/// The smallest hashes of the page's blocks: similar pages have some in common. `u32::MAX`
+/// stands for none.
+#[expect(clippy::cast_possible_truncation, reason = "the upper half")]
+fn features_of(page: &Page) -> [u32; FEATURES] {
+    let mut smallest = [u32::MAX; FEATURES];
+    let (blocks, _) = page.as_chunks::<BLOCK>();
+    for block in blocks {
+        let (words, _) = block.as_chunks::<8>();
+        if words.iter().all(|word| *word == words[0]) {
+            continue;
+        }
+        let mut feature = (xxh3_64(block) >> 32) as u32;
+        for slot in &mut smallest {
+            if feature == *slot {
+                break;
+            }
+            if feature < *slot {
+                std::mem::swap(&mut feature, slot);
+            }
+        }
+    }
+    smallest
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Known {
+    hash: PageHash,
+    position: u32,
+}
+
+type Feature = (u32, u32);
+
+/// A template's pages by hash and by features, in bounded memory.
+pub struct KnownPages {
+    key: [u8; KEY_LEN],
+    /// Ascending.
+    by_hash: Vec<Known>,
+    /// Feature and position, ascending.
+    by_feature: Vec<Feature>,
+}
+
+impl KnownPages {
+    /// Reads the table from a template's frame bytes; pages beyond `bytes_max` are left out,
+    /// which costs ratio and nothing else.
+    ///
+    /// # Errors
+    /// In words: the bytes are no template's.
+    pub(crate) fn parse(frame: &[u8], bytes_max: usize) -> Result<Self, &'static str> {
+        let rest = frame.strip_prefix(&MAGIC).ok_or("its frame does not begin like a template's")?;
+        let (key, records) = rest.split_first_chunk().ok_or("its key is cut off")?;
+        if !records.len().is_multiple_of(RECORD_LEN) {
+            return Err("its table of pages is cut off");
+        }
+        let count = (records.len() / RECORD_LEN).min(bytes_max / BYTES_A_PAGE);
+        let mut known = Self {
+            key: *key,
+            by_hash: Vec::with_capacity(count),
+            by_feature: Vec::with_capacity(FEATURES * count),
+        };
+        for (position, record) in (0..).zip(records.chunks_exact(RECORD_LEN).take(count)) {
+            let record = Record::parse(record).ok_or("its table of pages is cut off")?;
+            known.by_hash.push(Known { hash: record.hash, position });
+            let features = record.features.into_iter().filter(|&feature| feature != u32::MAX);
+            known.by_feature.extend(features.map(|feature| (feature, position)));
+        }
+        known.by_hash.sort_unstable();
+        known.by_feature.sort_unstable();
+        Ok(known)
+    }
+
+    /// How many pages it knows.
+    pub fn len(&self) -> usize {
+        self.by_hash.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.by_hash.is_empty()
+    }
+
+    /// Where the template has exactly this page.
+    pub(crate) fn find(&self, page: &Page) -> Option<Place> {
+        let hash = hash_of(&self.key, page);
+        let at = self.by_hash.binary_search_by(|known| known.hash.cmp(&hash)).ok()?;
+        Some(place(self.by_hash[at].position))
+    }
+
+    /// Where the template has a page that shares most features with this one.
+    pub(crate) fn find_alike(&self, page: &Page) -> Option<Place> {
+        let mut votes: Vec<(u32, usize)> = Vec::new();
+        for feature in features_of(page).into_iter().filter(|&feature| feature != u32::MAX) {
+            let start = self.by_feature.partition_point(|&(known, _)| known < feature);
+            let alike = self.by_feature[start..].iter().take(ALIKE_MAX);
+            for &(_, position) in alike.take_while(|&&(known, _)| known == feature) {
+                match votes.iter_mut().find(|(voted, _)| *voted == position) {
+                    Some((_, count)) => *count += 1,
+                    None => votes.push((position, 1)),
+                }
+            }
+        }
+        // The first of those with most votes, so that the same page gives the same answer.
+        let best = votes.iter().rev().max_by_key(|(_, count)| *count)?;
+        Some(place(best.0))
+    }
+}
+
+/// Segments of a template are full but for the last, so a page's number is its place.
+#[expect(clippy::cast_possible_truncation, reason = "an index below 1024")]
+fn place(position: u32) -> Place {
+    let pages = SEGMENT_PAGES as u32;
+    Place::At { segment: position / pages, index: (position % pages) as u16 }
+}
+
+impl fmt::Debug for KnownPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key stays out of logs.
+        f.debug_struct("KnownPages").field("pages", &self.by_hash.len()).finish_non_exhaustive()
+    }
+}
+
+impl TapeFormat {
+    /// Of a template: not a guest, but pages to find others' pages in.
+    pub const TEMPLATE: Self = Self(3);
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::PAGE_SIZE;
+
+    const KEY: [u8; KEY_LEN] = [7; KEY_LEN];
+
+    fn page(seed: u8) -> Page {
+        std::array::from_fn(|i| {
+            (i / 7 % 251).to_le_bytes()[0].wrapping_mul(3).wrapping_add(seed) ^ (i % 5) as u8
+        })
+    }
+
+    fn known(pages: &[Page], bytes_max: usize) -> KnownPages {
+        let mut frame = MAGIC.to_vec();
+        frame.extend_from_slice(&KEY);
+        for page in pages {
+            Record::of(&KEY, page).expect("not uniform").write(&mut frame);
+        }
+        KnownPages::parse(&frame, bytes_max).expect("a template")
+    }
+
+    #[test]
+    fn pages_are_found_by_contents() {
+        let pages: Vec<Page> = (0..50).map(page).collect();
+        let known = known(&pages, usize::MAX);
+        for (i, page) in (0..).zip(&pages) {
+            assert_eq!(known.find(page), Some(Place::At { segment: 0, index: i }));
+        }
+        assert_eq!(known.find(&page(99)), None);
+        let mut alike = pages[20];
+        alike[100] ^= 1;
+        assert_eq!(known.find(&alike), None);
+        assert_eq!(known.find_alike(&alike), Some(Place::At { segment: 0, index: 20 }));
+    }
+
+    #[test]
+    fn a_small_budget_forgets_pages_and_no_more() {
+        let pages: Vec<Page> = (0..50).map(page).collect();
+        let known = known(&pages, 10 * BYTES_A_PAGE);
+        assert_eq!(known.len(), 10);
+        assert_eq!(known.find(&pages[9]), Some(Place::At { segment: 0, index: 9 }));
+        assert_eq!(known.find(&pages[10]), None);
+    }
+
+    #[test]
+    fn the_key_matters_and_uniform_pages_do_not() {
+        let page = page(1);
+        assert_ne!(Record::of(&KEY, &page), Record::of(&[8; KEY_LEN], &page));
+        assert_eq!(Record::of(&KEY, &[9; PAGE_SIZE]), None);
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused() {
+        assert!(KnownPages::parse(b"", usize::MAX).is_err());
+        assert!(KnownPages::parse(&MAGIC, usize::MAX).is_err());
+        let cut = [&MAGIC[..], &KEY[..], &[0; RECORD_LEN - 1][..]].concat();
+        assert!(KnownPages::parse(&cut, usize::MAX).is_err());
+    }
+}
