@@ -216,12 +216,7 @@ impl Server {
     }
 
     /// Writes a part of a buffer, UNSTABLE.
-    pub(super) async fn write(
-        &self,
-        file: &nfs_fh3,
-        offset: u64,
-        data: &Part,
-    ) -> Result<WriteDone, Trouble> {
+    pub(super) async fn write(&self, file: &nfs_fh3, offset: u64, data: &Part) -> Result<WriteDone, Trouble> {
         let args = WriteHead { file, offset, len: data.len() };
         let request = || Request {
             data: Some((Arc::clone(&data.buffer), data.range.clone())),

@@ -196,7 +196,11 @@ impl Server {
     }
 
     /// Waits for `future`, but with `soft` only while the server is not silent too long.
-    pub(super) async fn patiently<F: Future>(&self, begin: Instant, future: F) -> Result<F::Output, ServerError> {
+    pub(super) async fn patiently<F: Future>(
+        &self,
+        begin: Instant,
+        future: F,
+    ) -> Result<F::Output, ServerError> {
         let Retry::Soft(limit) = self.retry else { return Ok(future.await) };
         let give_up = async {
             loop {

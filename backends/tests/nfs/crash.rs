@@ -62,7 +62,8 @@ async fn fails_safely<S: Storage + Clone>(
         [] => assert!(outcome.is_err() && !replace, "no image: {}", context()),
         [name] if name == "guest" => {
             let found = restore(storage, "guest").await;
-            let allowed = if outcome.is_ok() { found == NEW } else { found == NEW || (replace && found == OLD) };
+            let allowed =
+                if outcome.is_ok() { found == NEW } else { found == NEW || (replace && found == OLD) };
             assert!(allowed, "{found:?}: {}", context());
             storage.remove("guest").await.expect("remove");
         }

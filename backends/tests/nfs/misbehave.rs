@@ -145,7 +145,8 @@ async fn random_faults_at_every_operation_are_survived() {
     ];
     let mut met = [0; 6];
     for seed in 0..8 {
-        let rule = |(i, (at, percent, fault)): (u64, _)| Rule::new(at, When::Percent(percent, seed * 10 + i), fault);
+        let rule =
+            |(i, (at, percent, fault)): (u64, _)| Rule::new(at, When::Percent(percent, seed * 10 + i), fault);
         let rules: Vec<_> = (0..).zip(kinds).map(rule).collect();
         for (met, more) in met.iter_mut().zip(save_and_restore_with(&rules).await) {
             *met += more;
@@ -224,8 +225,11 @@ async fn a_server_that_never_speaks_sense_is_given_up() {
         let at = if fault == Fault::MoreData { Operation::Read } else { Operation::Write };
         // A truncated record is a lost connection, which only `soft` gives up.
         let soft = if fault == Fault::Truncated { "&soft=1" } else { "" };
-        let kind =
-            if fault == Fault::Truncated { StorageErrorKind::Unreachable } else { StorageErrorKind::Protocol };
+        let kind = if fault == Fault::Truncated {
+            StorageErrorKind::Unreachable
+        } else {
+            StorageErrorKind::Protocol
+        };
         let error = fail(at, When::Always, fault, soft).await;
         assert_eq!(error.kind, kind, "{fault:?}: {error}");
     }

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use comio_backends::embedded::DirectoryFiles;
 use nfs3_server::vfs::{FileHandleU64, NfsFileSystem, NfsReadFileSystem, ReadDirPlusIterator};
-use nfs3_types::nfs3::{
-    Nfs3Option, createverf3, fattr3, filename3, nfspath3, nfsstat3, sattr3, stable_how,
-};
+use nfs3_types::nfs3::{Nfs3Option, createverf3, fattr3, filename3, nfspath3, nfsstat3, sattr3, stable_how};
 
 use super::plan::{Fault, Operation, Plan};
 

@@ -23,7 +23,6 @@ const PROCEDURE_AT: usize = 20;
 /// Where in a reply with an empty verifier the results begin.
 const RESULTS_AT: usize = 24;
 
-#[expect(clippy::disallowed_methods, reason = "a late server is late in real time")]
 pub(super) async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
@@ -57,7 +56,6 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (life, _) = watch::channel(0);
         let shared = Arc::new(Shared { server_port, files, plan, life, verifier: AtomicU8::new(0) });
-        #[expect(clippy::disallowed_methods, reason = "a server in a test is a task")]
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
@@ -89,7 +87,12 @@ impl Shared {
         }
     }
 
-    async fn calls(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: &Replies) -> io::Result<()> {
+    async fn calls(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        replies: &Replies,
+    ) -> io::Result<()> {
         loop {
             let mut call = read_record(&mut from).await?;
             let (operation, fault) = if word(&call, PROGRAM_AT) == NFS_PROGRAM {
@@ -108,10 +111,7 @@ impl Shared {
                 Some(Fault::ShortWrite) => shorten_write(&mut call),
                 _ => {}
             }
-            replies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(word(&call, 0), (operation, fault));
+            replies.lock().unwrap_or_else(PoisonError::into_inner).insert(word(&call, 0), (operation, fault));
             write_record(&mut to, &call).await?;
         }
     }
@@ -123,7 +123,12 @@ impl Shared {
         Ok(())
     }
 
-    async fn replies(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, replies: &Replies) -> io::Result<()> {
+    async fn replies(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        replies: &Replies,
+    ) -> io::Result<()> {
         loop {
             let mut reply = read_record(&mut from).await?;
             let xid = word(&reply, 0);
