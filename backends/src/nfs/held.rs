@@ -61,6 +61,9 @@ pub(super) struct Written {
     pub(super) connection: Arc<Connection>,
 }
 
+/// What was written over one connection: numbers and verifiers.
+pub(super) type Group = (Arc<Connection>, Vec<(u64, writeverf3)>);
+
 /// All that was written and is not known to be durable, by a number of its own.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -97,8 +100,8 @@ impl Held {
     }
 
     /// Those of `ids` by the connection they were written over.
-    pub(super) fn by_connection(&self, ids: &[u64]) -> Vec<(Arc<Connection>, Vec<(u64, writeverf3)>)> {
-        let mut groups: BTreeMap<u64, (Arc<Connection>, Vec<(u64, writeverf3)>)> = BTreeMap::new();
+    pub(super) fn by_connection(&self, ids: &[u64]) -> Vec<Group> {
+        let mut groups: BTreeMap<u64, Group> = BTreeMap::new();
         for id in ids {
             let Some(written) = self.written.get(id) else { continue };
             let connection = &written.connection;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comio_core::storage::{StorageError, StorageErrorKind as Kind};
 use nfs3_client::{MountClient, MountError, PortmapperClient, RpcError};
-use nfs3_types::mount::{dirpath, mountstat3};
+use nfs3_types::mount::dirpath;
 use nfs3_types::nfs3::nfs_fh3;
 use nfs3_types::rpc::opaque_auth;
 use nfs3_types::xdr_codec::Opaque;
@@ -86,7 +86,6 @@ pub(super) async fn mount(
     };
     let stream = peer.connect().await.map_err(|error| unreachable(error.to_string()))?;
     let mut client = MountClient::new_with_auth(CrateIo(stream), credential.clone(), opaque_auth::default());
-    let mut denials = Vec::new();
     for components in (0..=url.path.len()).rev() {
         let path = format!("/{}", url.path[..components].join("/"));
         let call = client.mnt(dirpath(Opaque::borrowed(path.as_bytes())));
@@ -95,44 +94,50 @@ pub(super) async fn mount(
                 return Ok(Export { root: nfs_fh3 { data: mounted.fhandle.0 }, components });
             }
             Ok(_) => return Err(unreachable("its file handle is too long for NFSv3".to_owned())),
-            Err(MountError::Denied(status)) => denials.push(status),
-            Err(MountError::Rpc(RpcError::Auth(_))) => return Err(denied(url, &mut client).await),
+            Err(MountError::Denied(status)) => tracing::debug!(path, %status, "not to be mounted"),
+            Err(MountError::Rpc(RpcError::Auth(_))) => return Err(denied(url)),
             Err(error) => return Err(unreachable(error.to_string())),
         }
     }
-    let refused =
-        |status: &mountstat3| matches!(status, mountstat3::MNT3ERR_ACCES | mountstat3::MNT3ERR_PERM);
-    if denials.iter().any(refused) {
-        Err(denied(url, &mut client).await)
-    } else {
-        Err(no_export(url, &mut client).await)
-    }
+    Err(no_export(url, &mut client).await)
 }
 
-async fn denied(url: &NfsUrl, client: &mut Client) -> StorageError {
-    let problem = format!(
-        "the server does not export it to this host and user, or wants a source port below 1024 (run as root, or \
-         export it with the option insecure){}",
-        exports(client).await
-    );
+fn denied(url: &NfsUrl) -> StorageError {
+    let problem = "the server does not let this host and user mount it: it may want a source port below 1024 (run \
+                   as root, or export it with the option insecure), or other hosts";
     StorageError::new(Kind::Permission, "mount", url.to_string(), problem)
 }
 
+/// No prefix was accepted. Servers answer "access" for what they do not export at all, too: only
+/// their list of exports tells one from the other.
 async fn no_export(url: &NfsUrl, client: &mut Client) -> StorageError {
-    let problem = format!("no part of this path is an export of the server{}", exports(client).await);
+    let exports = exports(client).await;
+    if exports.iter().any(|export| contains(export, url)) {
+        return denied(url);
+    }
+    let list = match &exports[..] {
+        [] => String::new(),
+        exports => format!("; it exports {}", exports[..exports.len().min(SHOWN_MAX)].join(", ")),
+    };
+    let problem = format!("the server exports no part of this path, or not to this host{list}");
     StorageError::new(Kind::NotFound, "mount", url.to_string(), problem)
 }
 
-/// The server's exports, for a message.
-async fn exports(client: &mut Client) -> String {
-    const SHOWN_MAX: usize = 10;
+/// Whether the URL's path is within the export.
+fn contains(export: &str, url: &NfsUrl) -> bool {
+    let mut path = url.path.iter();
+    export.split('/').filter(|part| !part.is_empty()).all(|part| path.next().is_some_and(|own| own == part))
+}
+
+/// How many exports a message names.
+const SHOWN_MAX: usize = 10;
+
+/// The server's exports, as far as it tells.
+async fn exports(client: &mut Client) -> Vec<String> {
     match timeout(CALL_LIMIT, client.export()).await {
-        Some(Ok(exports)) if !exports.0.is_empty() => {
-            let names = exports.0.iter().take(SHOWN_MAX);
-            let names: Vec<_> =
-                names.map(|export| String::from_utf8_lossy(&export.ex_dir.0).into_owned()).collect();
-            format!("; it exports {}", names.join(", "))
+        Some(Ok(exports)) => {
+            exports.0.iter().map(|export| String::from_utf8_lossy(&export.ex_dir.0).into_owned()).collect()
         }
-        _ => String::new(),
+        _ => Vec::new(),
     }
 }

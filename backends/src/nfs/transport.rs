@@ -72,13 +72,13 @@ async fn connect_from(address: SocketAddr, privileged_port: bool) -> io::Result<
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, next_privileged_port())),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, next_privileged_port())),
         };
+        // A port whose last connection went to another server may be used again at once.
+        socket.set_reuseaddr(true)?;
         match socket.bind(local) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
-            // Root without the capability, as in a container: the server may not care.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return TcpStream::connect(address).await;
-            }
+            // Root without the capability, as in a container.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
             Err(error) => return Err(error),
         }
         match socket.connect(address).await {
@@ -88,7 +88,9 @@ async fn connect_from(address: SocketAddr, privileged_port: bool) -> io::Result<
             result => return result,
         }
     }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "every source port below 1024 is in use; try noresvport"))
+    // The server may not care.
+    tracing::debug!("no source port below 1024 is to be had");
+    TcpStream::connect(address).await
 }
 
 /// Each attempt takes another port, and each process begins at another one.

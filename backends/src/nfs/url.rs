@@ -205,7 +205,7 @@ impl NfsOptions {
             "wsize" => self.write_bytes = Some(transfer_bytes(key, value)?),
             "rsize" => self.read_bytes = Some(transfer_bytes(key, value)?),
             "timeo" => {
-                self.patience = Duration::from_millis(100 * u64::from(number::<u32>(key, value)?.max(1)))
+                self.patience = Duration::from_millis(100 * u64::from(number::<u32>(key, value)?.max(1)));
             }
             "hard" => self.retry = Retry::Hard,
             "soft" => self.retry = Retry::Soft(soft_limit(value)?),
@@ -217,7 +217,7 @@ impl NfsOptions {
             "sec" if value == Some("sys") => {}
             "sec" => return Err("only sec=sys is spoken, neither Kerberos nor TLS".to_owned()),
             ignored if IGNORED.contains(&ignored) => {
-                tracing::debug!(option = ignored, "option without effect")
+                tracing::debug!(option = ignored, "option without effect");
             }
             unknown => {
                 return Err(format!(

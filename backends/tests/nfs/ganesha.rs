@@ -70,7 +70,7 @@ fn refusals_say_what_is_wrong_and_what_to_do() {
             ("nowhere/at/all", "", StorageErrorKind::NotFound, "/open"),
             ("open/missing", "", StorageErrorKind::NotFound, "no such file or directory"),
             ("open/file", "", StorageErrorKind::NotFound, "not a directory"),
-            ("closed", "", StorageErrorKind::Permission, "does not export it to this host"),
+            ("closed", "", StorageErrorKind::NotFound, "not to this host"),
             ("open", "uid=1000&gid=1000", StorageErrorKind::Permission, "user 1000 (group 1000)"),
             ("squashed", "uid=0&gid=0", StorageErrorKind::Permission, "no_root_squash"),
             ("readonly", "", StorageErrorKind::ReadOnly, "read-only"),

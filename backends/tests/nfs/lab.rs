@@ -9,6 +9,7 @@
 //! Everything is started and removed by the test; neither systemd nor fixed system paths are
 //! involved.
 
+use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -128,9 +129,10 @@ impl Lab {
         );
         for (number, export) in self.exports.iter().enumerate() {
             let Export { name, access, squash } = export;
-            text += &format!(
+            let _ = writeln!(
+                text,
                 "EXPORT {{ Export_Id = {}; Path = {}; Pseudo = /{name}; Access_Type = {access}; Squash = {squash}; \
-                 SecType = sys; Protocols = 3; Transports = TCP; PrivilegedPort = false; FSAL {{ Name = VFS; }} }}\n",
+                 SecType = sys; Protocols = 3; Transports = TCP; PrivilegedPort = false; FSAL {{ Name = VFS; }} }}",
                 number + 1,
                 self.path(name).display(),
             );
@@ -252,7 +254,6 @@ pub(crate) fn run(command: &mut Command) {
 
 /// Waits in real time, between looks at something outside of this process or as a fault's
 /// own duration; never for a result.
-#[expect(clippy::disallowed_methods, reason = "the server under test lives in real time")]
 pub(crate) fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }

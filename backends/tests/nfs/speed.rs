@@ -133,7 +133,7 @@ fn figures() {
         let seconds = rounds(&lab, &storage, &runtime);
         for (operation, [ours, theirs]) in ["write", "read"].into_iter().zip(seconds) {
             let (ours, theirs) = (rate(median(ours)), rate(median(theirs)));
-            let of_goodput = goodput.map_or("".to_owned(), |goodput| format!("{:.3}", ours / goodput));
+            let of_goodput = goodput.map_or(String::new(), |goodput| format!("{:.3}", ours / goodput));
             let ratio = ours / theirs;
             writeln!(text, "| {link} | {operation} | {ours:.0} | {theirs:.0} | {ratio:.2} | {of_goodput} |")
                 .unwrap();

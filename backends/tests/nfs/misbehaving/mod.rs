@@ -38,7 +38,7 @@ impl MisbehavingServer {
     /// Its URL with `options` ("&timeo=5").
     pub(crate) fn url(&self, options: &str) -> NfsUrl {
         let port = self.proxy.port;
-        NfsUrl::parse(&format!("nfs://127.0.0.1:{port}/?mountport={port}{options}")).unwrap()
+        NfsUrl::parse(&format!("nfs://127.0.0.1:{port}/?mountport={port}&noresvport{options}")).unwrap()
     }
 
     pub(crate) async fn connect(&self, options: &str) -> Result<NfsStorage, StorageError> {

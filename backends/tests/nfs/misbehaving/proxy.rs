@@ -23,7 +23,6 @@ const PROCEDURE_AT: usize = 20;
 /// Where in a reply with an empty verifier the results begin.
 const RESULTS_AT: usize = 24;
 
-#[expect(clippy::disallowed_methods, reason = "a late server is late in real time")]
 pub(super) async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
@@ -57,7 +56,6 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (life, _) = watch::channel(0);
         let shared = Arc::new(Shared { server_port, files, plan, life, verifier: AtomicU8::new(0) });
-        #[expect(clippy::disallowed_methods, reason = "a server in a test is a task")]
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
