@@ -71,7 +71,6 @@ fn hash_of(key: &[u8; KEY_LEN], page: &Page) -> PageHash {
 
 /// The smallest hashes of the page's blocks: similar pages have some in common. `u32::MAX`
 /// stands for none.
-#[expect(clippy::cast_possible_truncation, reason = "the upper half")]
 fn features_of(page: &Page) -> [u32; FEATURES] {
     let mut smallest = [u32::MAX; FEATURES];
     let (blocks, _) = page.as_chunks::<BLOCK>();
@@ -111,6 +110,11 @@ pub struct KnownPages {
 }
 
 impl KnownPages {
+    /// How much of a template's frame is worth reading for a table of `bytes_max`.
+    pub(crate) fn frame_bytes(bytes_max: usize) -> usize {
+        MAGIC.len() + KEY_LEN + bytes_max / BYTES_A_PAGE * RECORD_LEN
+    }
+
     /// Reads the table from a template's frame bytes; pages beyond `bytes_max` are left out,
     /// which costs ratio and nothing else.
     ///
@@ -203,7 +207,7 @@ mod test {
 
     fn page(seed: u8) -> Page {
         std::array::from_fn(|i| {
-            (i / 7 % 251).to_le_bytes()[0].wrapping_mul(3).wrapping_add(seed) ^ (i % 5) as u8
+            (i / 7 % 251).to_le_bytes()[0].wrapping_mul(3).wrapping_add(seed) ^ (i % 5).to_le_bytes()[0]
         })
     }
 

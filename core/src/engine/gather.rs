@@ -1,6 +1,7 @@
 //! Ancestors' pages, many at once: located in their page tables, read in few large requests
 //! in parallel, and handed on as they are stored, to be decoded where they are needed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt};
@@ -74,12 +75,13 @@ fn no_such_page(lineage: &Lineage, wanted: Wanted) -> EngineError {
 /// Finds pages in their tables; pages in order are found without searching.
 pub(super) struct Finder<'a> {
     lineage: &'a Lineage,
-    last: Option<(u8, Arc<PageTable>, usize)>,
+    /// For each ancestor the page found last.
+    last: BTreeMap<u8, (Arc<PageTable>, usize)>,
 }
 
 impl<'a> Finder<'a> {
     pub(super) fn new(lineage: &'a Lineage) -> Self {
-        Self { lineage, last: None }
+        Self { lineage, last: BTreeMap::new() }
     }
 
     /// Where the page that `wanted` names stands; `None` if the ancestor has no such page.
@@ -112,10 +114,7 @@ impl<'a> Finder<'a> {
         let Some(further) = Reference::of_entry(found.entry) else { return Ok(Some(found)) };
         // The ancestor that holds the page may not have found a place in the lineage.
         let Some(reference) = translate(self.lineage, &found.image, further) else { return Ok(None) };
-        let last = self.last.take();
-        let held = self.find(Wanted { reference, ..wanted }).await;
-        self.last = last;
-        held
+        self.find(Wanted { reference, ..wanted }).await
     }
 
     async fn by_pfn(
@@ -124,15 +123,16 @@ impl<'a> Finder<'a> {
         image: &Image,
         pfn: u64,
     ) -> Result<Option<(Arc<PageTable>, usize)>, EngineError> {
-        if let Some((last, table, at)) = &mut self.last
-            && *last == ancestor
+        if let Some((table, at)) = self.last.get_mut(&ancestor)
             && table.pfn(*at + 1) == Some(pfn)
         {
             *at += 1;
             return Ok(Some((Arc::clone(table), *at)));
         }
         let found = image.index().find(image, pfn).await?;
-        self.last = found.clone().map(|(table, at)| (ancestor, table, at));
+        if let Some(found) = &found {
+            self.last.insert(ancestor, found.clone());
+        }
         Ok(found)
     }
 }

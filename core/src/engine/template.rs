@@ -97,7 +97,10 @@ impl Collector<'_> {
         let mut count = 0;
         while count < SEGMENT_PAGES {
             let Some(current) = &mut self.current else {
-                if self.advance().await? { continue } else { break }
+                if self.advance().await? {
+                    continue;
+                }
+                break;
             };
             let Some(record) = current.records.get(current.next) else {
                 self.current = None;
@@ -159,13 +162,18 @@ pub async fn open_template(image: &Image, bytes_max: usize) -> Result<KnownPages
         return Err(EngineError::NotATemplate(problem.into()));
     }
     let mut frame = Vec::new();
+    let frame_max = KnownPages::frame_bytes(bytes_max);
     for entry in image.frames() {
+        if frame.len() >= frame_max {
+            break;
+        }
         for item in items(&image.frame_chunk(entry).await?) {
             if let FrameItem::Bytes(bytes) = item? {
                 frame.extend_from_slice(bytes);
             }
         }
     }
+    frame.truncate(frame_max);
     KnownPages::parse(&frame, bytes_max)
         .map_err(|problem| EngineError::NotATemplate(format!("the template cannot be used: {problem}")))
 }

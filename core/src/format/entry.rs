@@ -202,7 +202,6 @@ impl Entry {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "four bits")]
 fn same_from_bits(bits: u64, check: u32) -> Result<Entry, BadEntry> {
     let ancestor = (bits >> 4 & 0xf) as u8;
     let kept = if bits & UNCHECKED == 0 { Some(check) } else { None };

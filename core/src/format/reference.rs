@@ -57,14 +57,13 @@ impl Reference {
             Place::SamePfn => out.push(self.ancestor & 0xf | SAME_PFN << 4),
             Place::At { segment, index } => {
                 out.push(self.ancestor & 0xf | AT << 4);
-                let place = segment % SEGMENTS << INDEX_BITS | u32::from(index) % (1 << INDEX_BITS);
+                let place = ((segment % SEGMENTS) << INDEX_BITS) | (u32::from(index) % (1 << INDEX_BITS));
                 out.extend_from_slice(&place.to_le_bytes());
             }
         }
     }
 
     /// Reads the reference that a difference begins with; gives the rest as well.
-    #[expect(clippy::cast_possible_truncation, reason = "ten bits")]
     pub(crate) fn split_from(blob: &[u8]) -> Option<(Self, &[u8])> {
         let (&head, rest) = blob.split_first()?;
         let ancestor = head & 0xf;

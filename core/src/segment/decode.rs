@@ -36,8 +36,8 @@ pub(super) fn segment(
             None => Ok(None),
             Some(base) => bases.decode(decoder, base, &mut contents).map(|()| Some(&contents)),
         };
-        let decoded = base.and_then(|base| decode_page(decoder, uuid, pfn, page_entry, blob, base, page));
-        decoded.map_err(|problem| page_damage(&table, index, pfn, problem))?;
+        let checked = base.and_then(|base| decode_page(decoder, uuid, pfn, page_entry, blob, base, page));
+        checked.map_err(|problem| page_damage(&table, index, pfn, problem))?;
         tally.add(page_entry.tag(), blob.len());
     }
     pages.set_len(table.len() * PAGE_SIZE);
