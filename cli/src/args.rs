@@ -50,6 +50,10 @@ pub(crate) enum Command {
     /// Run scenarios in the testbed.
     #[command(subcommand)]
     Scenario(Scenario),
+    /// Make a scenario's results one HTML page.
+    Report(Report),
+    /// Measure what coding costs on this machine, for the testbed's virtual mode.
+    Calibrate(Calibrate),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -312,6 +316,37 @@ pub(crate) enum Scenario {
         /// The scenario's TOML file.
         file: PathBuf,
     },
+    /// Print the JSON Schema of scenario files.
+    Schema,
+    /// Say what differs between two results; exit code 4 if anything does.
+    Compare {
+        /// A directory with results.json, as it was.
+        before: PathBuf,
+        /// The same, as it is.
+        now: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// The directory that `scenario run` wrote.
+    pub(crate) directory: PathBuf,
+    /// Where to write the page [default: DIRECTORY/report.html].
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Calibrate {
+    /// Traces whose pages are coded: ComIO images of flat dumps.
+    #[arg(required = true)]
+    pub(crate) traces: Vec<PathBuf>,
+    /// What to call this machine in the table.
+    #[arg(long, default_value = "this machine")]
+    pub(crate) machine: String,
+    /// Where to write the table [default: standard output].
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -321,6 +356,9 @@ pub(crate) struct ScenarioRun {
     /// Where to write results.json and plots [default: results/NAME].
     #[arg(long)]
     pub(crate) output: Option<PathBuf>,
+    /// A cost table for virtual mode, as `calibrate` makes it [default: the built-in one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) costs: Option<PathBuf>,
     /// Print the results as JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A text that is not a quantity of the kind that was expected.
@@ -93,6 +94,17 @@ impl Kind {
         Ok(value as u64)
     }
 
+    /// What texts of this kind look like.
+    fn schema(&self) -> Schema {
+        let units: Vec<&str> = self.units.iter().map(|(name, _)| *name).collect();
+        json_schema!({
+            "type": "string",
+            "description": format!("{} with its unit", self.name),
+            "pattern": format!("^[0-9.]+ *({})$", units.join("|")),
+            "examples": [self.example],
+        })
+    }
+
     /// The shortest exact text: the largest unit that divides the value.
     fn show(&self, value: u64) -> String {
         let whole = |factor: f64| {
@@ -141,6 +153,20 @@ macro_rules! quantity {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $kind.schema()
             }
         }
     };
@@ -213,6 +239,20 @@ impl<'de> Deserialize<'de> for Share {
 impl Serialize for Share {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl JsonSchema for Share {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        SHARE.schema()
     }
 }
 

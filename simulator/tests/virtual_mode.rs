@@ -267,3 +267,13 @@ fn every_shipped_scenario_can_be_run() {
         assert!(names.iter().any(|found| found == name), "{name}.toml is missing");
     }
 }
+
+#[test]
+fn the_published_schema_is_the_programs() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/scenario.schema.json");
+    let published = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        published == scenario::schema(),
+        "write it anew: comio scenario schema > scenarios/scenario.schema.json"
+    );
+}

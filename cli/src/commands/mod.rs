@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod calibrate;
 mod clean;
 mod cp;
 mod extract;
@@ -9,6 +10,7 @@ mod listing;
 mod manual;
 mod pack;
 mod recover_image;
+mod report;
 mod rm;
 mod scenario;
 mod template;
@@ -34,6 +36,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Cp(args) => cp::run(args).await,
         Command::Clean(args) => clean::run(args).await,
         Command::Scenario(args) => scenario::run(args).await,
+        Command::Report(args) => report::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { output } => manual::pages(output.as_deref()),
     }

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use comio_simulator::report::{Circumstances, ResultFile};
+use comio_simulator::model::cost::CostTable;
+use comio_simulator::report::{Circumstances, ResultFile, compare};
 use comio_simulator::runner;
-use comio_simulator::scenario::{ScenarioFile, parse};
+use comio_simulator::scenario::{ScenarioFile, parse, schema};
 use comio_simulator::world::World;
 
 use crate::args::{Scenario, ScenarioRun};
@@ -22,7 +23,31 @@ pub(super) async fn run(args: Scenario) -> anyhow::Result<Exit> {
             output::say(&format!("{} can be run", scenario.scenario.name));
             Ok(Exit::Done)
         }
+        Scenario::Schema => {
+            output::data(&schema())?;
+            Ok(Exit::Done)
+        }
+        Scenario::Compare { before, now } => compare_results(&before, &now),
     }
+}
+
+fn compare_results(before: &Path, now: &Path) -> anyhow::Result<Exit> {
+    let read = |directory: &Path| {
+        let path = directory.join("results.json");
+        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let differences = compare(&read(before)?, &read(now)?)?;
+    for difference in &differences {
+        output::data(&format!("{difference}\n"))?;
+    }
+    Ok(if differences.is_empty() { Exit::Done } else { Exit::Missed })
+}
+
+/// The costs that virtual mode charges.
+fn costs(args: &ScenarioRun) -> anyhow::Result<CostTable> {
+    let Some(path) = &args.costs else { return Ok(CostTable::checked_in()?) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(CostTable::parse(&text)?)
 }
 
 /// The scenario and the directory of its traces, which stand beside it.
@@ -37,7 +62,7 @@ fn load(file: &Path) -> anyhow::Result<(ScenarioFile, PathBuf)> {
 async fn run_scenario(args: &ScenarioRun) -> anyhow::Result<Exit> {
     let (file, traces) = load(&args.file)?;
     let world = RealWorld::new(traces);
-    let outcome = runner::run(&file, &world).await?;
+    let outcome = runner::run_with_costs(&file, &world, &costs(args)?).await?;
     let directory = args.output.clone().unwrap_or_else(|| Path::new("results").join(&file.scenario.name));
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     for result in outcome.results.files()? {

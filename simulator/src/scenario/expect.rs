@@ -1,5 +1,6 @@
 //! Bounds that make a scenario a regression test.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
@@ -7,7 +8,7 @@ use crate::report::{Phase, Run};
 use crate::units::{Size, Span};
 
 /// One `[[expect]]` block: which runs it is about, and the bounds they must keep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Expectation {
     /// Runs of this method; all methods if absent.

@@ -11,6 +11,7 @@ mod parse;
 mod sweep;
 mod timing;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::ScenarioError;
@@ -23,7 +24,7 @@ pub use timing::{Arrival, Background, Fault, FaultKind, Pattern};
 use crate::units::{Rate, Share, Size, Span};
 
 /// One scenario, or one point of its sweep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Scenario {
     /// A short name, used in results and file names.
@@ -67,12 +68,18 @@ pub struct Scenario {
     pub expect: Vec<Expectation>,
 }
 
+/// The JSON Schema of scenario files, for editors.
+pub fn schema() -> String {
+    // A schema is plain data: writing it into memory cannot fail.
+    serde_json::to_string_pretty(&schemars::schema_for!(Scenario)).unwrap_or_default() + "\n"
+}
+
 fn default_seed() -> u64 {
     1
 }
 
 /// How time passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Wall time, real bytes, a real server.
@@ -82,7 +89,7 @@ pub enum Mode {
 }
 
 /// What happens to the guests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// All guests are saved.
@@ -95,7 +102,7 @@ pub enum Operation {
 }
 
 /// The guests of a scenario.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Guests {
     /// How many.
@@ -116,7 +123,7 @@ fn default_private() -> Share {
 }
 
 /// The machines that run the guests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Hosts {
     /// How many; guests are spread over them in turn.
@@ -139,7 +146,7 @@ impl Default for Hosts {
 }
 
 /// The storage server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Server {
     /// In real mode: `"embedded"`, or the `nfs://` URL of a server that runs.

@@ -1,5 +1,6 @@
 //! One parameter that takes several values.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -7,12 +8,13 @@ use toml::{Table, Value};
 const VALUES_MAX: usize = 200;
 
 /// The `[sweep]` table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Sweep {
     /// A key of the scenario, with dots: `guests.count`.
     pub parameter: String,
     /// What it is set to, one after the other.
+    #[schemars(with = "Vec<serde_json::Value>")]
     pub values: Vec<Value>,
 }
 

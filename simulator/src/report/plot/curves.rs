@@ -104,7 +104,7 @@ impl CurveChart {
             .configure_mesh()
             .x_labels(if self.x_labels.is_empty() { 8 } else { self.x_labels.len() * 5 })
             .x_label_formatter(&x_label)
-            .y_label_formatter(&short_number)
+            .y_label_formatter(&|y: &f64| short_number(*y))
             .disable_x_mesh()
             .light_line_style(WHITE.mix(0.0))
             .bold_line_style(FAINT.mix(0.25))
@@ -135,7 +135,7 @@ impl CurveChart {
     /// The label at a place of the axis: a sweep has labels at whole numbers only.
     fn x_label(&self, x: f64) -> String {
         if self.x_labels.is_empty() {
-            return short_number(&x);
+            return short_number(x);
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small index")]
         let index = x.round().max(0.0) as usize;
@@ -159,12 +159,12 @@ impl CurveChart {
 }
 
 /// A number as short as it can be read.
-fn short_number(value: &f64) -> String {
+fn short_number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{:.1}", value).trim_end_matches(".0").to_owned(),
-        size if size >= 0.1 => format!("{:.2}", value).trim_end_matches('0').trim_end_matches('.').to_owned(),
+        size if size >= 10.0 => format!("{value:.1}").trim_end_matches(".0").to_owned(),
+        size if size >= 0.1 => format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned(),
         _ => format!("{value:.1e}"),
     }
 }
