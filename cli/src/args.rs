@@ -1,5 +1,7 @@
 //! The command line.
 
+#![expect(clippy::doc_markdown, reason = "these texts are the program's help")]
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -80,15 +80,13 @@ impl Session {
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, EngineError> {
         self.progress.stop();
-        match tokio::time::timeout(STOP_LIMIT, operation).await {
-            Ok(result) => result,
-            Err(_) => {
-                crate::output::say(
-                    "comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)",
-                );
-                Err(EngineError::Stopped)
-            }
+        if let Ok(result) = tokio::time::timeout(STOP_LIMIT, operation).await {
+            return result;
         }
+        crate::output::say(
+            "comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)",
+        );
+        Err(EngineError::Stopped)
     }
 }
 

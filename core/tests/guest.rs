@@ -219,7 +219,7 @@ fn restore(finish: fn() -> Result<(), TapeError>) -> (Result<engine::RestoreRepo
     let mut hypervisor = MockHypervisor::new();
     hypervisor.expect_begin_restore().times(1).returning(move |_, _| {
         let mut writer = MockGuestWriter::new();
-        writer.expect_finish().returning(move || finish());
+        writer.expect_finish().returning(finish);
         Ok(Box::new(New { writer, events: Arc::clone(&noted) }))
     });
     let (engine, progress) = (engine(), Progress::default());

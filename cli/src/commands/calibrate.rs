@@ -31,7 +31,7 @@ pub(super) async fn run(args: &Calibrate) -> anyhow::Result<Exit> {
     let table = cost_table(CostTable::checked_in()?, &args.machine, &traces, &|| world.now()).to_toml()?;
     match &args.output {
         Some(path) => {
-            std::fs::write(path, table).with_context(|| format!("cannot write {}", path.display()))?
+            std::fs::write(path, table).with_context(|| format!("cannot write {}", path.display()))?;
         }
         None => output::data(&table)?,
     }

@@ -34,17 +34,19 @@ pub(super) struct Report {
 impl Report {
     /// For people.
     pub(super) fn words(&self) -> String {
+        use std::fmt::Write as _;
         let mut words = format!(
             "{} pages, {} bytes packed into {} (ratio {:.2})",
             self.pages, self.guest_bytes, self.stored_bytes, self.ratio
         );
         if self.referenced_pages + self.difference_pages > 0 {
             let (referenced, differences) = (self.referenced_pages, self.difference_pages);
-            words += &format!("; {referenced} pages are an ancestor's, {differences} are differences to one");
+            let _ =
+                write!(words, "; {referenced} pages are an ancestor's, {differences} are differences to one");
         }
         if let Some(trouble) = &self.trouble {
-            words +=
-                &format!("\nsome pages were saved in full, since an ancestor could not be read: {trouble}");
+            let _ =
+                write!(words, "\nsome pages were saved in full: an ancestor could not be read: {trouble}");
         }
         words
     }
