@@ -11,10 +11,10 @@ use common::{Place, code, comio, done, done_json, real_dump, run, sample};
 const PAGE: usize = 4096;
 
 /// Numbers from a seed (Knuth's MMIX generator).
-fn numbers(mut state: u64) -> impl Iterator<Item = u64> {
+fn numbers(mut state: u64) -> impl Iterator<Item = usize> {
     std::iter::repeat_with(move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        state >> 33
+        usize::try_from(state >> 33).expect("31 bits")
     })
 }
 
@@ -72,9 +72,9 @@ fn random_pages_are_extracted_with_one_small_read_each() {
         let (image, list, out) = (place.path("x.comio"), place.path("pfns"), place.path("pages"));
         done(&["pack", "--placement", placement, &dump, &image]);
         let pages = memory.len() / PAGE;
-        let pfns: Vec<usize> = numbers(7).map(|n| n as usize % pages).take(10_000).collect();
-        let lines: String = pfns.iter().map(|pfn| format!("{pfn}\n")).collect();
-        fs::write(&list, lines).expect("writable");
+        let pfns: Vec<usize> = numbers(7).map(|n| n % pages).take(10_000).collect();
+        let lines: Vec<_> = pfns.iter().map(usize::to_string).collect();
+        fs::write(&list, lines.join("\n")).expect("writable");
         let cost = done_json(&["extract", "--json", &image, "--pfn-list", &list, "--output", &out]);
         let expected: Vec<u8> = pfns.iter().flat_map(|pfn| &memory[pfn * PAGE..][..PAGE]).copied().collect();
         assert!(fs::read(&out).expect("written") == expected, "{placement}");
@@ -127,7 +127,7 @@ fn what_is_whole_of_a_cut_image_is_recovered() {
     assert!(!place.names().contains(&"pages".to_owned()));
     done(&["unpack", "--partial", &new, &out]);
     let (memory, partial) = (fs::read(&dump).expect("unpacked"), fs::read(&out).expect("written"));
-    let pages = report["pages"].as_u64().expect("a number") as usize;
+    let pages = usize::try_from(report["pages"].as_u64().expect("a number")).expect("fits");
     let same = memory.chunks(PAGE).zip(partial.chunks(PAGE)).filter(|(a, b)| a == b).count();
     assert!(pages > memory.len() / PAGE / 2 && same >= pages, "{same} of {pages} pages are right");
 }
@@ -161,7 +161,7 @@ fn a_damaged_image_is_an_error_or_the_same_memory() {
     }
     for n in numbers(11).take(40) {
         let mut flipped = bytes.clone();
-        let bit = n as usize % (8 * bytes.len());
+        let bit = n % (8 * bytes.len());
         flipped[bit / 8] ^= 1 << (bit % 8);
         fs::write(&damaged, flipped).expect("writable");
         let output = run(&["unpack", &damaged, "-"]);

@@ -10,8 +10,8 @@ use common::{Place, code, done, done_json, run};
 fn dump(pages: usize, seed: u32, changes: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(pages * 4096);
     for page in 0..pages {
-        let changed = page % (pages / changes.max(1)).max(1) == 0 && changes > 0;
-        let mut state = u32::try_from(page).expect("small") * 77 + if changed { seed } else { 1 };
+        let differs = page % (pages / changes.max(1)).max(1) == 0 && changes > 0;
+        let mut state = u32::try_from(page).expect("small") * 77 + if differs { seed } else { 1 };
         for i in 0..4096u32 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             bytes.push(if i % 4 == 0 { state.to_be_bytes()[0] } else { 3 });
