@@ -18,7 +18,7 @@ use crate::format::ImageUuid;
 use crate::format::ancestor::{ANCESTORS_MAX, Ancestor, Role};
 use crate::format::entry::{ELSEWHERE_SEGMENTS, Entry, content_check};
 use crate::format::reference::{Place, Reference};
-use crate::segment::{Base, Bases};
+use crate::segment::{Base, Bases, Likeness, words_alike};
 use crate::tape::Batch;
 use crate::template::KnownPages;
 
@@ -215,7 +215,8 @@ impl Survey {
                         survey.compare.push(located);
                     }
                 }
-                Some(located) if located.entry.check() == Some(content_check(page)) => {
+                Some(mut located) if located.entry.check() == Some(content_check(page)) => {
+                    located.likeness = Likeness::Probable;
                     survey.compare.push(located);
                 }
                 located if !is_uniform => survey.add_changed(index, page, located, template),
@@ -287,7 +288,8 @@ impl Survey {
             if bases.pages.len() <= index {
                 bases.pages.resize(index + 1, None);
             }
-            bases.pages[index] = Some(Base { reference, certain: true, page: None, under: None });
+            bases.pages[index] =
+                Some(Base { reference, likeness: Likeness::Certain, page: None, under: None });
         }
         Ok((batch, Ok(bases)))
     }
@@ -309,7 +311,8 @@ async fn locate_alike(lineage: &Lineage, alike: &[(usize, Reference)]) -> Result
     Ok(located)
 }
 
-/// Whether at least a quarter of the sampled pages are like their bases.
+/// Whether most of the sampled pages are so like their bases that differences will be short.
+/// They are coded faster than pages alone then; others would be tried in vain.
 async fn differences_pay(
     engine: &Engine,
     batch: Batch,
@@ -320,7 +323,7 @@ async fn differences_pay(
         let pays = match &batch.pages {
             Payload::Bytes(pages) => {
                 let alike = sample.iter().filter(|&&index| is_like_its_base(pages, &bases, index)).count();
-                4 * alike >= sample.len()
+                4 * alike >= 3 * sample.len()
             }
             Payload::Modelled { .. } => false,
         };
@@ -336,9 +339,6 @@ fn is_like_its_base(pages: &[u8], bases: &Bases, index: usize) -> bool {
     if bases.decode(&mut PageDecoder::new(), base, &mut contents).is_err() {
         return false;
     }
-    let (new, _) = page.as_chunks::<8>();
-    let (old, _) = contents.as_chunks::<8>();
-    let telling = new.iter().filter(|word| **word != [0; 8]).count();
-    let same = new.iter().zip(old).filter(|(new, old)| new == old && **new != [0; 8]).count();
-    4 * same >= telling
+    let (same, telling) = words_alike(page, &contents);
+    4 * same >= 3 * telling
 }

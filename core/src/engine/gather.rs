@@ -14,7 +14,7 @@ use crate::format::FormatError;
 use crate::format::entry::Entry;
 use crate::format::reference::{Place, Reference};
 use crate::format::segment::PageTable;
-use crate::segment::{Base, Bases, BlobAt, StoredPage, difference_reference};
+use crate::segment::{Base, Bases, BlobAt, Likeness, StoredPage, difference_reference};
 
 /// Reads under way at once for one batch.
 const READS_AT_ONCE: usize = 16;
@@ -44,6 +44,7 @@ pub(super) struct Located {
     /// The ancestor that has it, under the lineage's number.
     pub(super) reference: Reference,
     pub(super) entry: Entry,
+    pub(super) likeness: Likeness,
     image: Arc<Image>,
     pfn: u64,
     /// Offset in the ancestor and length, in bytes.
@@ -102,6 +103,7 @@ impl<'a> Finder<'a> {
             index: wanted.index,
             reference: wanted.reference,
             entry,
+            likeness: Likeness::Changed,
             image: Arc::clone(image),
             pfn: table.pfn(at).unwrap_or(wanted.pfn),
             extent: entry.extent().map(in_image),
@@ -187,7 +189,8 @@ pub(super) async fn add(
         if bases.pages.len() <= located.index {
             bases.pages.resize(located.index + 1, None);
         }
-        let base = Base { reference: located.reference, certain: false, page: Some(page), under: None };
+        let base =
+            Base { reference: located.reference, likeness: located.likeness, page: Some(page), under: None };
         bases.pages[located.index] = Some(base);
     }
     for (located, page) in under.iter().zip(under_pages) {

@@ -1,7 +1,7 @@
 //! What the pages of a segment rest on: ancestors' pages as they are stored, and how each is
 //! turned into contents.
 
-use super::decode::decode_page;
+use super::decode::{decode_contents, decode_page};
 use crate::Page;
 use crate::buffer::{Buffer, Reservation};
 use crate::ecbc::PageDecoder;
@@ -33,13 +33,24 @@ pub struct StoredPage {
     pub blob: Option<BlobAt>,
 }
 
+/// What is known of an ancestor's page beside the page that may rest on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// They are the same, by a cryptographic hash.
+    Certain,
+    /// Their content checks are equal: their bytes are to be compared.
+    Probable,
+    /// They differ.
+    Changed,
+}
+
 /// What one page rests on, or may rest on.
 #[derive(Debug, Clone, Copy)]
 pub struct Base {
     /// The ancestor's page.
     pub reference: Reference,
-    /// Whether its contents are known to be the page's own, without reading it.
-    pub certain: bool,
+    /// What is known of it before it is decoded.
+    pub likeness: Likeness,
     /// The ancestor's page as stored there, if it was read.
     pub page: Option<StoredPage>,
     /// Where that is a difference: what it rests on.
@@ -93,13 +104,31 @@ impl Bases {
     ) -> Result<(), String> {
         let page = base.page.as_ref().ok_or("the ancestor's page was not read")?;
         let mut contents = [0; crate::PAGE_SIZE];
-        let under = match &base.under {
-            None => None,
-            Some((_, under)) => {
-                self.decode_alone(decoder, under, &mut contents)?;
-                Some(&contents)
-            }
-        };
+        let under = self.decode_under(decoder, base, &mut contents)?;
         decode_page(decoder, &page.uuid, page.pfn, page.entry, self.blob(page), under, out)
+    }
+
+    /// Whether the ancestor's page of `base` has the very bytes of `page`. Its own content
+    /// check is not looked at: equal bytes are right whatever it says.
+    pub(crate) fn is_same(&self, decoder: &mut PageDecoder, base: &Base, page: &Page) -> bool {
+        let Some(stored) = &base.page else { return false };
+        let (mut contents, mut found) = ([0; crate::PAGE_SIZE], [0; crate::PAGE_SIZE]);
+        let Ok(under) = self.decode_under(decoder, base, &mut contents) else { return false };
+        let blob = self.blob(stored);
+        let decoded =
+            decode_contents(decoder, &stored.uuid, stored.pfn, stored.entry, blob, under, &mut found);
+        decoded.is_ok() && found == *page
+    }
+
+    /// What the ancestor's page is a difference to, if it is one.
+    fn decode_under<'a>(
+        &self,
+        decoder: &mut PageDecoder,
+        base: &Base,
+        contents: &'a mut Page,
+    ) -> Result<Option<&'a Page>, String> {
+        let Some((_, under)) = &base.under else { return Ok(None) };
+        self.decode_alone(decoder, under, contents)?;
+        Ok(Some(contents))
     }
 }

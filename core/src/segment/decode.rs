@@ -154,14 +154,19 @@ pub(crate) fn decode_page(
     base: Option<&Page>,
     page: &mut Page,
 ) -> Result<(), String> {
-    let result = decode_checked(decoder, uuid, pfn, entry, blob, base, page);
+    let decoded = decode_contents(decoder, uuid, pfn, entry, blob, base, page);
+    let result = decoded.and_then(|check| match check {
+        Some(check) if check != content_check(&page[..]) => Err("the check of its contents differs".into()),
+        _ => Ok(()),
+    });
     if result.is_err() {
         page.fill(0);
     }
     result
 }
 
-fn decode_checked(
+/// Decodes one page; gives the check that its contents must have.
+pub(super) fn decode_contents(
     decoder: &mut PageDecoder,
     uuid: &ImageUuid,
     pfn: u64,
@@ -169,17 +174,17 @@ fn decode_checked(
     blob: &[u8],
     base: Option<&Page>,
     page: &mut Page,
-) -> Result<(), String> {
+) -> Result<Option<u32>, String> {
     let needs_base = || "the page that it rests on is missing, or rests on another itself".to_owned();
     let check = match entry {
         Entry::Zero => {
             page.fill(0);
-            return Ok(());
+            return Ok(None);
         }
         Entry::Fill(word) => {
             let (words, _) = page.as_chunks_mut::<4>();
             words.fill(word.to_le_bytes());
-            return Ok(());
+            return Ok(None);
         }
         Entry::Absent => return Err("the image has no contents for it".into()),
         Entry::Stored { check, .. } => {
@@ -193,7 +198,7 @@ fn decode_checked(
         }
         Entry::Same { check: None, .. } => {
             *page = *base.ok_or_else(needs_base)?;
-            return Ok(());
+            return Ok(None);
         }
         Entry::Same { check: Some(check), .. } | Entry::Elsewhere { check, .. } => {
             *page = *base.ok_or_else(needs_base)?;
@@ -207,7 +212,7 @@ fn decode_checked(
             check
         }
     };
-    if content_check(&page[..]) == check { Ok(()) } else { Err("the check of its contents differs".into()) }
+    Ok(Some(check))
 }
 
 /// Whether every byte of the segment that no page uses is zero, as the format demands.

@@ -21,8 +21,10 @@ use crate::format::segment::MAX_SEGMENT_LEN;
 use crate::format::{FormatError, ImageUuid};
 use crate::tape::Batch;
 
-pub use bases::{Base, Bases, BlobAt, StoredPage};
+pub use bases::{Base, Bases, BlobAt, Likeness, StoredPage};
 pub use encode::{Layout, layout};
+
+pub(crate) use upon::words_alike;
 
 pub(crate) use decode::{decode_page, difference_reference, parse_table, references, unused_bytes_are_zero};
 

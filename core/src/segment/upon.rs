@@ -5,7 +5,7 @@
 //! collide in them.
 
 use super::encode::DIFFERENCE_MAX;
-use super::{Base, Bases, RestsOn, StoredPage};
+use super::{Base, Bases, Likeness, RestsOn, StoredPage};
 use crate::ecbc::difference::DifferenceEncoder;
 use crate::ecbc::{PageDecoder, uniform};
 use crate::format::entry::{Entry, content_check};
@@ -14,6 +14,19 @@ use crate::{PAGE_SIZE, Page};
 
 /// A difference of at most this many bytes is taken without trying the page alone.
 pub(super) const SURELY_SHORT: usize = 384;
+
+/// A difference is tried if one in so many words of the page stands at the same place in the base.
+const ALIKE: usize = 8;
+
+/// How many words of `page` that are not zero stand in `base` at the same place, and how many
+/// such words there are.
+pub(crate) fn words_alike(page: &Page, base: &Page) -> (usize, usize) {
+    let (new, _) = page.as_chunks::<8>();
+    let (old, _) = base.as_chunks::<8>();
+    let telling = new.iter().filter(|word| **word != [0; 8]).count();
+    let same = new.iter().zip(old).filter(|(new, old)| new == old && **new != [0; 8]).count();
+    (same, telling)
+}
 
 /// What a page is, seen from what it may rest on.
 pub(super) enum Found {
@@ -73,25 +86,23 @@ impl Upon {
         base: &Base,
         blobs: &mut Vec<u8>,
     ) -> Found {
-        let check = content_check(page);
-        if base.certain {
-            return self.same(base, check);
+        if base.likeness == Likeness::Certain {
+            return self.same(base, content_check(page));
         }
         let Some(stored) = base.page else { return Found::Nothing };
         if let Some(word) = uniform(page) {
-            return self.uniform(word, index, base, &stored, check);
+            return self.uniform(word, index, base, &stored, page);
         }
-        let mut contents = [0; PAGE_SIZE];
-        if stored.entry.check() == Some(check)
-            && bases.decode(&mut self.decoder, base, &mut contents).is_ok()
-            && contents == *page
+        if base.likeness == Likeness::Probable
+            && bases.is_same(&mut self.decoder, base, page)
+            && let Some(check) = stored.entry.check()
         {
             return self.same(base, check);
         }
         self.difference(page, bases, base, &stored, blobs)
     }
 
-    fn uniform(&mut self, word: u32, index: usize, base: &Base, stored: &StoredPage, check: u32) -> Found {
+    fn uniform(&mut self, word: u32, index: usize, base: &Base, stored: &StoredPage, page: &Page) -> Found {
         match stored.entry {
             Entry::Zero if word == 0 => {
                 if base.reference.place == Place::SamePfn {
@@ -99,7 +110,7 @@ impl Upon {
                 }
                 Found::Entry(Entry::Zero)
             }
-            Entry::Fill(same) if word == same => self.same(base, check),
+            Entry::Fill(same) if word == same => self.same(base, content_check(page)),
             _ => Found::Nothing,
         }
     }
@@ -127,6 +138,10 @@ impl Upon {
         let mut contents = [0; PAGE_SIZE];
         let has_bytes = matches!(stored.entry, Entry::Stored { .. } | Entry::Blob { .. });
         if !has_bytes || bases.decode_alone(&mut self.decoder, &stored, &mut contents).is_err() {
+            return Found::Nothing;
+        }
+        let (same, telling) = words_alike(page, &contents);
+        if ALIKE * same < telling {
             return Found::Nothing;
         }
         let start = blobs.len();
