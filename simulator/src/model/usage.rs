@@ -5,7 +5,7 @@ use super::clock::Nanos;
 /// The most spans; then two become one.
 const BUCKETS_MAX: usize = 128;
 
-/// Work done in each of at most [`BUCKETS_MAX`] equal spans of time, which grow as time goes on.
+/// Work done in each of at most `BUCKETS_MAX` equal spans of time, which grow as time goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
     bucket: Nanos,

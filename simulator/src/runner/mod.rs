@@ -1,7 +1,7 @@
 //! Runs scenarios.
 //!
-//! Both modes move the same herds with the same engine. [`real`] does it with bytes, on the
-//! storages and threads that the program hands in; [`modelled`] on an event clock.
+//! Both modes move the same herds with the same engine. `real` does it with bytes, on the
+//! storages and threads that the program hands in; `modelled` on an event clock.
 
 mod modelled;
 mod real;
