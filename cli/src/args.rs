@@ -1,6 +1,7 @@
 //! The command line.
 
 #![expect(clippy::doc_markdown, reason = "these texts are the program's help")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "and no links")]
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
