@@ -6,6 +6,7 @@
 //! any order.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -166,7 +167,7 @@ async fn send<IO: AsyncWrite>(
     waiting: &Waiting,
     moves: &Moves,
 ) -> io::Result<()> {
-    let mut xid = 0u32;
+    let mut xid = first_transaction();
     while let Some(Call { request, done }) = queue.recv().await {
         xid = xid.wrapping_add(1);
         let Request { mut head, data, target, patience } = request;
@@ -181,6 +182,13 @@ async fn send<IO: AsyncWrite>(
         }
     }
     Ok(())
+}
+
+/// Where a connection's transaction numbers begin: at random, since servers that remember replies
+/// may take a number seen from the same port before for the same call.
+fn first_transaction() -> u32 {
+    let random = RandomState::new().build_hasher().finish();
+    (random >> 32) as u32
 }
 
 async fn write_all<IO: AsyncWrite>(

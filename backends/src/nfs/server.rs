@@ -137,9 +137,11 @@ impl Server {
             let (outcome, sent) = self.patiently(begin, self.attempt(request())).await?;
             let last = match outcome {
                 Ok((reply, connection)) if !is_delayed(&reply) => {
+                    self.status.served();
                     return Ok(Answer { reply, connection, repeated });
                 }
                 Ok(_) => {
+                    self.status.put_off();
                     self.check_delay(&mut delayed_since)?;
                     "the server asked to try again later".to_owned()
                 }

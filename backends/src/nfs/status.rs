@@ -19,6 +19,8 @@ pub(super) struct Status {
     /// Calls that wait for an answer, and since when there is at least one.
     outstanding: AtomicUsize,
     busy_since_ms: AtomicU64,
+    /// Since when every answer is "try again later", in milliseconds after `origin`; 0 for not.
+    put_off_since_ms: AtomicU64,
     /// Why the last connection was lost, while none has answered since.
     trouble: Mutex<Option<String>>,
 }
@@ -31,6 +33,7 @@ impl Status {
             moved_ms: AtomicU64::new(0),
             outstanding: AtomicUsize::new(0),
             busy_since_ms: AtomicU64::new(0),
+            put_off_since_ms: AtomicU64::new(0),
             trouble: Mutex::new(None),
         }
     }
@@ -49,6 +52,17 @@ impl Status {
         if let Some(trouble) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tracing::info!(server = self.server, was = trouble, "the NFS server answers again");
         }
+    }
+
+    /// The server asked to try a call again later.
+    pub(super) fn put_off(&self) {
+        let now_ms = self.now_ms().max(1);
+        let _ = self.put_off_since_ms.compare_exchange(0, now_ms, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The server did what a call asked for, or said why not.
+    pub(super) fn served(&self) {
+        self.put_off_since_ms.store(0, Ordering::Relaxed);
     }
 
     /// A connection was lost or could not be made.
@@ -88,11 +102,22 @@ impl Status {
         let since = Duration::from_millis(self.busy_since_ms.load(Ordering::Relaxed));
         let silence = self.silence_since(self.origin + since);
         if silence < SILENCE_WORTH_TELLING {
-            return None;
+            return self.putting_off();
         }
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let why = trouble.as_deref().map_or(String::new(), |why| format!(" ({why})"));
         Some(format!("waiting for the NFS server {} for {} s{why}", self.server, silence.as_secs()))
+    }
+}
+
+impl Status {
+    fn putting_off(&self) -> Option<String> {
+        let since_ms = self.put_off_since_ms.load(Ordering::Relaxed);
+        let put_off = Duration::from_millis(self.now_ms().saturating_sub(since_ms));
+        let tell = since_ms != 0 && put_off >= SILENCE_WORTH_TELLING;
+        tell.then(|| {
+            format!("the NFS server {} has asked to try again later for {} s", self.server, put_off.as_secs())
+        })
     }
 }
 

@@ -162,6 +162,7 @@ impl NfsWriter {
             }
             ids = self.write_again(forgotten).await?;
             if !later.is_empty() {
+                self.directory.server.status.put_off();
                 let checked = self.directory.server.check_delay(&mut delayed_since);
                 checked.map_err(|error| self.directory.error(error.into(), "commit", &self.name))?;
                 backoff.wait().await;

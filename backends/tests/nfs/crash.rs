@@ -10,8 +10,10 @@ use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_core::compute::Inline;
 use comio_core::storage::{Storage, StorageErrorKind};
 use comio_core::testing::{Fault, FaultyStorage, MemoryStorage};
+use nfs3_types::nfs3::nfsstat3;
 
 use crate::guest::{Guest, restore, save};
+use crate::misbehaving::{self as wire, MisbehavingServer};
 
 const OLD: Guest = Guest { seed: 1, pages: 300 };
 const NEW: Guest = Guest { seed: 2, pages: 3000 };
@@ -92,6 +94,55 @@ async fn a_local_directory_survives_a_fault_at_every_point() {
     let directory = tempfile::tempdir().unwrap();
     let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
     try_every_point(&storage, || {}).await;
+}
+
+/// The same below the client: every single call of NFS fails, has its answer lost, or is when the
+/// server restarts and forgets.
+#[tokio::test]
+async fn nfs_survives_a_fault_at_every_call_of_the_protocol() {
+    for fault in [
+        wire::Fault::Status(nfsstat3::NFS3ERR_NOSPC),
+        wire::Fault::LoseReply,
+        wire::Fault::Restart,
+        wire::Fault::RestartSameVerifier,
+    ] {
+        for replace in [false, true] {
+            let mut nth = 1;
+            while call_fails_safely(nth, fault, replace).await {
+                nth += 1;
+            }
+            // exists, create, set mode, write, commit twice, read back thrice, publish at the least.
+            assert!(nth > 10, "only {nth} calls were tried");
+        }
+    }
+}
+
+/// One run; whether its fault was met at all.
+async fn call_fails_safely(nth: u64, fault: wire::Fault, replace: bool) -> bool {
+    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    if replace {
+        let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
+        save(&storage, "guest", OLD, false).await.expect("the older image");
+    }
+    let rule = wire::Rule::new(wire::Operation::Any, wire::When::Nth(nth), fault);
+    let server = MisbehavingServer::start(directory.path(), vec![rule]).await;
+    let saved = match server.connect("").await {
+        Ok(storage) => save(&storage, "guest", NEW, replace).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let met = server.plan.met()[0] > 0;
+    drop(server);
+    let context = || format!("{fault:?} at call {nth}, replace {replace}: {saved:?}");
+    assert!(met || saved.is_ok(), "{}", context());
+    assert!(saved.is_ok() || matches!(fault, wire::Fault::Status(_)), "{}", context());
+    let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
+    match (storage.list().await.expect("list").len(), &saved) {
+        (1, Ok(())) => assert_eq!(restore(&storage, "guest").await, NEW, "{}", context()),
+        (1, Err(_)) if replace => assert_eq!(restore(&storage, "guest").await, OLD, "{}", context()),
+        (0, Err(_)) if !replace => {}
+        (count, _) => panic!("{count} images: {}", context()),
+    }
+    met
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::guest::{Guest, restore, save, save_seen};
-use crate::lab::{Export, Lab, OPEN, is_open, pause};
+use crate::lab::{Export, Lab, MOUNT_PORT, NFS_PORT, OPEN, is_open, pause};
+use crate::misbehaving::{Fault, MisbehavingWire, Operation, Rule, When};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
@@ -86,6 +87,39 @@ async fn create(url: &NfsUrl) -> Result<(), StorageError> {
     let storage = NfsStorage::connect(url).await?;
     let options = CreateOptions { replace: false, held_bytes_max: 1 << 20, unique: 7 };
     storage.create("a", options).await?.abandon().await
+}
+
+/// LINK, RENAME and REMOVE are not the same when done twice: the second attempt meets what the
+/// first has done.
+#[test]
+fn lost_answers_about_names_are_understood() {
+    if !is_open() {
+        return;
+    }
+    let lab = Lab::start("64m");
+    let guests = [Guest { seed: 1, pages: 300 }, Guest { seed: 2, pages: 300 }];
+    block_on(async {
+        for at in [Operation::Create, Operation::Link, Operation::Rename, Operation::Remove] {
+            for fault in [Fault::LoseReply, Fault::CloseBefore, Fault::Twice] {
+                let rule = Rule::new(at, When::Every(2), fault);
+                let nfs = lab.service(NFS_PORT);
+                let wire = MisbehavingWire::start(nfs, lab.service(MOUNT_PORT), vec![rule]).await;
+                let storage = NfsStorage::connect(&wire.url("/open")).await.unwrap();
+                for round in 0..4 {
+                    let guest = guests[round % 2];
+                    // The second of each pair replaces the first.
+                    save(&storage, "guest", guest, round % 2 == 1).await.unwrap();
+                    assert_eq!(restore(&storage, "guest").await, guest, "{rule:?}");
+                    if round % 2 == 1 {
+                        storage.remove("guest").await.unwrap();
+                    }
+                }
+                assert_eq!(storage.list().await.unwrap(), [], "{rule:?}");
+                assert_eq!(storage.leftovers().await.unwrap(), [], "{rule:?}");
+                assert!(wire.plan.met()[0] > 0, "{rule:?}");
+            }
+        }
+    });
 }
 
 #[test]

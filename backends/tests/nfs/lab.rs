@@ -169,7 +169,7 @@ impl Lab {
     }
 
     fn wait_for_port(&self, port: u16) {
-        let address: SocketAddr = format!("{}.2:{port}", self.address).parse().unwrap();
+        let address = self.service(port);
         let begin = Instant::now();
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             let log = std::fs::read_to_string(self.directory.path().join("ganesha.log")).unwrap_or_default();
@@ -225,6 +225,11 @@ impl Lab {
     /// The server's IPv4 address.
     pub(crate) fn host(&self) -> String {
         format!("{}.2", self.address)
+    }
+
+    /// Where one of the server's services is.
+    pub(crate) fn service(&self, port: u16) -> SocketAddr {
+        format!("{}:{port}", self.host()).parse().unwrap()
     }
 }
 

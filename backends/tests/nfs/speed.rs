@@ -93,17 +93,20 @@ fn rate(seconds: f64) -> f64 {
 /// Seconds of `ROUNDS` rounds, ours and theirs in turn: writes, then reads.
 fn rounds(lab: &Lab, storage: &NfsStorage, runtime: &tokio::runtime::Runtime) -> [[Vec<f64>; 2]; 2] {
     let noise = noise();
-    let local = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    let local = tempfile::tempdir_in("/dev/shm").unwrap();
+    // nfs-cp writes to new files only.
+    let (source, back) = (local.path().join("source"), local.path().join("back"));
     let bytes: Vec<u8> = offsets().flat_map(|_| noise.iter().copied()).collect();
-    std::fs::write(local.path(), bytes).unwrap();
-    let file = local.path().to_str().unwrap().to_owned();
+    std::fs::write(&source, bytes).unwrap();
+    let (source, back) = (source.to_str().unwrap(), back.to_str().unwrap());
     let theirs = lab.url_text("/open/theirs", "version=3&uid=0&gid=0");
     let mut seconds: [[Vec<f64>; 2]; 2] = Default::default();
     for round in 0..ROUNDS {
         seconds[0][0].push(runtime.block_on(write(storage, "ours", round, &noise)));
-        seconds[0][1].push(nfs_cp(&file, &theirs));
+        seconds[0][1].push(nfs_cp(source, &theirs));
         seconds[1][0].push(runtime.block_on(read(storage, "ours", &noise)));
-        seconds[1][1].push(nfs_cp(&theirs, &file));
+        seconds[1][1].push(nfs_cp(&theirs, back));
+        std::fs::remove_file(back).unwrap();
         runtime.block_on(async {
             for name in ["ours", "theirs"] {
                 storage.remove(name).await.unwrap();

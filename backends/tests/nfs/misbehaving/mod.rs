@@ -8,6 +8,7 @@ mod files;
 mod plan;
 mod proxy;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,13 +16,15 @@ use comio_backends::embedded::{DirectoryFiles, EmbeddedServer};
 use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_core::storage::StorageError;
 
+use proxy::Proxy;
+
 pub(crate) use plan::{Fault, Operation, Plan, Rule, When};
 
 /// A running misbehaving server.
 pub(crate) struct MisbehavingServer {
     pub(crate) plan: Arc<Plan>,
     _server: EmbeddedServer,
-    proxy: proxy::Proxy,
+    proxy: Proxy,
 }
 
 impl MisbehavingServer {
@@ -31,7 +34,8 @@ impl MisbehavingServer {
         let files = DirectoryFiles::open(directory).unwrap();
         let files = Arc::new(files::Forgetful::new(files, Arc::clone(&plan)));
         let server = EmbeddedServer::serve(files::Shared(Arc::clone(&files)), 0, 1).unwrap();
-        let proxy = proxy::Proxy::start(server.port(), files, Arc::clone(&plan)).await;
+        let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
+        let proxy = Proxy::start(address, Some(files), Arc::clone(&plan)).await;
         Self { plan, _server: server, proxy }
     }
 
@@ -43,5 +47,26 @@ impl MisbehavingServer {
 
     pub(crate) async fn connect(&self, options: &str) -> Result<NfsStorage, StorageError> {
         NfsStorage::connect(&self.url(options)).await
+    }
+}
+
+/// The same faults of the wire before a real server: MOUNT and NFS through proxies of one plan.
+pub(crate) struct MisbehavingWire {
+    pub(crate) plan: Arc<Plan>,
+    nfs: Proxy,
+    mount: Proxy,
+}
+
+impl MisbehavingWire {
+    pub(crate) async fn start(nfs: SocketAddr, mount: SocketAddr, rules: Vec<Rule>) -> Self {
+        let plan = Arc::new(Plan::new(rules));
+        let nfs = Proxy::start(nfs, None, Arc::clone(&plan)).await;
+        let mount = Proxy::start(mount, None, Arc::clone(&plan)).await;
+        Self { plan, nfs, mount }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> NfsUrl {
+        let (nfs, mount) = (self.nfs.port, self.mount.port);
+        NfsUrl::parse(&format!("nfs://127.0.0.1{path}?nfsport={nfs}&mountport={mount}")).unwrap()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,8 +42,9 @@ impl Drop for Proxy {
 
 /// What all connections share.
 struct Shared {
-    server_port: u16,
-    files: Arc<Forgetful>,
+    server: SocketAddr,
+    /// Forget what was not committed when the server restarts; a real server does so itself.
+    files: Option<Arc<Forgetful>>,
     plan: Arc<Plan>,
     /// Counts the server's lives; connections end with the life they began in.
     life: watch::Sender<u64>,
@@ -51,11 +53,11 @@ struct Shared {
 }
 
 impl Proxy {
-    pub(super) async fn start(server_port: u16, files: Arc<Forgetful>, plan: Arc<Plan>) -> Self {
+    pub(super) async fn start(server: SocketAddr, files: Option<Arc<Forgetful>>, plan: Arc<Plan>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (life, _) = watch::channel(0);
-        let shared = Arc::new(Shared { server_port, files, plan, life, verifier: AtomicU8::new(0) });
+        let shared = Arc::new(Shared { server, files, plan, life, verifier: AtomicU8::new(0) });
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
@@ -73,7 +75,7 @@ impl Shared {
     async fn serve(self: Arc<Self>, client: TcpStream) {
         let mut life = self.life.subscribe();
         life.mark_unchanged();
-        let Ok(server) = TcpStream::connect(("127.0.0.1", self.server_port)).await else { return };
+        let Ok(server) = TcpStream::connect(self.server).await else { return };
         // Small records must not wait for each other here.
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.into_split();
@@ -117,7 +119,9 @@ impl Shared {
     }
 
     async fn restart(&self, other_verifier: bool) -> io::Result<()> {
-        self.files.forget().await;
+        if let Some(files) = &self.files {
+            files.forget().await;
+        }
         self.verifier.fetch_add(u8::from(other_verifier), Ordering::SeqCst);
         self.life.send_modify(|life| *life += 1);
         Ok(())
