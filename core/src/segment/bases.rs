@@ -115,9 +115,9 @@ impl Bases {
         let (mut contents, mut found) = ([0; crate::PAGE_SIZE], [0; crate::PAGE_SIZE]);
         let Ok(under) = self.decode_under(decoder, base, &mut contents) else { return false };
         let blob = self.blob(stored);
-        let decoded =
+        let result =
             decode_contents(decoder, &stored.uuid, stored.pfn, stored.entry, blob, under, &mut found);
-        decoded.is_ok() && found == *page
+        result.is_ok() && found == *page
     }
 
     /// What the ancestor's page is a difference to, if it is one.

@@ -154,8 +154,8 @@ pub(crate) fn decode_page(
     base: Option<&Page>,
     page: &mut Page,
 ) -> Result<(), String> {
-    let decoded = decode_contents(decoder, uuid, pfn, entry, blob, base, page);
-    let result = decoded.and_then(|check| match check {
+    let check = decode_contents(decoder, uuid, pfn, entry, blob, base, page);
+    let result = check.and_then(|check| match check {
         Some(check) if check != content_check(&page[..]) => Err("the check of its contents differs".into()),
         _ => Ok(()),
     });
