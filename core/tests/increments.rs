@@ -13,6 +13,7 @@ use comio_core::engine::{
 };
 use comio_core::format::entry::{content_check, tag};
 use comio_core::format::placement::Placement;
+use comio_core::hypervisor::MockHypervisor;
 use comio_core::segment::EcbcCoder;
 use comio_core::storage::Storage;
 use comio_core::tape::{Batch, GuestReader, GuestWriter, Pfns, TapeError, TapeFormat, TapeItem};
@@ -438,6 +439,10 @@ fn verifying_deep_tells_of_damage_in_an_ancestor() {
     assert!(block_on(engine::verify(&engine, &image, &progress)).expect("reads").is_whole());
     let deep = block_on(engine::verify_deep(&engine, &image, &progress)).expect("reads");
     assert_eq!(deep.damaged, 1, "{deep:?}");
+    // No expectation: were a guest begun, the mock would panic.
+    let hypervisor = MockHypervisor::new();
+    let restoring = engine::restore_guest(&engine, &storage, "1", &hypervisor, "guest", &progress);
+    assert!(block_on(restoring).expect_err("damaged").is_damage());
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Whole guests: the order of steps that makes it impossible to lose one.
 
-use super::{Engine, EngineError, Image, Progress, RestoreReport, SaveOptions, SaveReport, restore, save};
+use super::{
+    Engine, EngineError, Image, Progress, RestoreReport, SaveOptions, SaveReport, restore, save, verify_deep,
+};
+use crate::format::FormatError;
 use crate::hypervisor::Hypervisor;
 use crate::storage::Storage;
 
@@ -34,7 +37,8 @@ pub async fn save_guest(
 }
 
 /// Restores image `name` as `guest`, which starts only after every byte was checked; a failed
-/// restore leaves no half-made guest.
+/// restore leaves no half-made guest. An image that rests on others is checked through to them
+/// before there is a guest: more hands had a chance to damage them.
 ///
 /// # Errors
 /// Any of [`EngineError`].
@@ -47,7 +51,7 @@ pub async fn restore_guest(
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
     let image = Image::open_with_ancestors(storage, name, &[]).await?;
-    image.check_complete()?;
+    check_before_restore(engine, &image, progress).await?;
     let mut new = hypervisor.begin_restore(guest, image.superblock().tape_format).await?;
     match restore(engine, &image, new.writer(), progress).await {
         Ok(report) => {
@@ -58,6 +62,28 @@ pub async fn restore_guest(
             // The first failure is what the user must know.
             let _ = new.discard().await;
             Err(failure)
+        }
+    }
+}
+
+async fn check_before_restore(
+    engine: &Engine,
+    image: &Image,
+    progress: &Progress,
+) -> Result<(), EngineError> {
+    image.check_complete()?;
+    if image.superblock().ancestors.is_empty() {
+        return Ok(());
+    }
+    image.check_ancestors()?;
+    // Counters of its own: the progress that is shown is the restore's.
+    let counters = Progress::default();
+    let report = progress.unless_stopped(verify_deep(engine, image, &counters)).await?;
+    match report.damages.first() {
+        None => Ok(()),
+        Some(damage) => {
+            let part = format!("segment {} or what it rests on", damage.number);
+            Err(FormatError::damaged(0, part, damage.problem.clone()).into())
         }
     }
 }
