@@ -108,7 +108,7 @@ pub(crate) struct Pack {
     /// How to code pages: fast, balanced or dense; or raw, lz4, zstd1 to compare.
     #[arg(long, default_value_t = Method::Balanced)]
     pub(crate) level: Method,
-    /// Where pages may lie: hybrid, or strict (none across a 4 KiB boundary, about a tenth bigger).
+    /// Where pages may lie: hybrid, or strict (none across a 4 KiB boundary, some percent bigger).
     #[arg(long, value_enum, default_value_t = PlacementArg::Hybrid)]
     pub(crate) placement: PlacementArg,
     /// Fail if IMAGE exists, instead of replacing it.
