@@ -10,6 +10,8 @@ use comio_core::compute::Inline;
 use comio_core::storage::StorageErrorKind;
 use comio_core::testing::conformance;
 
+use crate::scratch;
+
 async fn connect(server: &EmbeddedServer, options: &str) -> NfsStorage {
     let url = NfsUrl::parse(&format!("{}{options}", server.url())).unwrap();
     NfsStorage::connect(&url).await.unwrap()
@@ -17,14 +19,14 @@ async fn connect(server: &EmbeddedServer, options: &str) -> NfsStorage {
 
 #[tokio::test]
 async fn the_local_directory_conforms() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
     conformance(&storage).await;
 }
 
 #[tokio::test]
 async fn nfs_conforms_on_the_embedded_server() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = EmbeddedServer::start(directory.path(), 1).unwrap();
     for options in ["", "&nconnect=1", "&wsize=8192&rsize=4096&nconnect=3"] {
         conformance(&connect(&server, options).await).await;
@@ -33,7 +35,7 @@ async fn nfs_conforms_on_the_embedded_server() {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_told_soon() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = EmbeddedServer::start(directory.path(), 1).unwrap();
     let url = NfsUrl::parse(&server.url()).unwrap();
     drop(server);

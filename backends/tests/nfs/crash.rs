@@ -14,6 +14,7 @@ use nfs3_types::nfs3::nfsstat3;
 
 use crate::guest::{Guest, restore, save};
 use crate::misbehaving::{self as wire, MisbehavingServer};
+use crate::scratch;
 
 const OLD: Guest = Guest { seed: 1, pages: 300 };
 const NEW: Guest = Guest { seed: 2, pages: 3000 };
@@ -91,7 +92,7 @@ async fn memory_survives_a_fault_at_every_point() {
 
 #[tokio::test]
 async fn a_local_directory_survives_a_fault_at_every_point() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
     try_every_point(&storage, || {}).await;
 }
@@ -119,7 +120,7 @@ async fn nfs_survives_a_fault_at_every_call_of_the_protocol() {
 
 /// One run; whether its fault was met at all.
 async fn call_fails_safely(nth: u64, fault: wire::Fault, replace: bool) -> bool {
-    let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let directory = scratch();
     if replace {
         let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
         save(&storage, "guest", OLD, false).await.expect("the older image");
@@ -147,7 +148,7 @@ async fn call_fails_safely(nth: u64, fault: wire::Fault, replace: bool) -> bool 
 
 #[tokio::test]
 async fn nfs_survives_a_fault_at_every_point() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = EmbeddedServer::start(directory.path(), 1).unwrap();
     let storage = NfsStorage::connect(&NfsUrl::parse(&server.url()).unwrap()).await.unwrap();
     try_every_point(&storage, || {}).await;

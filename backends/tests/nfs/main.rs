@@ -19,3 +19,8 @@ mod lab;
 mod misbehave;
 mod misbehaving;
 mod speed;
+
+/// A directory for a test, in memory if there is such a place: many small saves sync often.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}

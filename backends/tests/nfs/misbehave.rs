@@ -14,6 +14,7 @@ use nfs3_types::nfs3::nfsstat3;
 
 use crate::guest::{Guest, restore, save};
 use crate::misbehaving::{Fault, MisbehavingServer, Operation, Rule, When};
+use crate::scratch;
 
 const OLD: Guest = Guest { seed: 3, pages: 100 };
 const GUEST: Guest = Guest { seed: 4, pages: 1200 };
@@ -43,7 +44,7 @@ async fn save_and_restore(rules: &[Rule]) {
 
 /// The same; gives how often each rule was met.
 async fn save_and_restore_with(rules: &[Rule]) -> Vec<u64> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = start(directory.path(), rules).await;
     let storage = server.connect(SMALL).await.unwrap_or_else(|error| panic!("{rules:?}: {error}"));
     for guest in [OLD, GUEST] {
@@ -57,7 +58,7 @@ async fn save_and_restore_with(rules: &[Rule]) -> Vec<u64> {
 
 #[tokio::test]
 async fn without_faults_the_server_conforms() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = start(directory.path(), &[]).await;
     conformance(&server.connect("").await.unwrap()).await;
 }
@@ -157,7 +158,7 @@ async fn random_faults_at_every_operation_are_survived() {
 
 /// Runs a save that must fail, over an older image; gives the error.
 async fn fail(at: Operation, when: When, fault: Fault, options: &str) -> StorageError {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = start(directory.path(), &[]).await;
     save(&server.connect("").await.unwrap(), "guest", OLD, false).await.expect("the older image");
     drop(server);
@@ -208,7 +209,7 @@ async fn a_full_disk_is_told_with_what_was_needed_and_free() {
 
 #[tokio::test]
 async fn after_a_failed_commit_nothing_is_trusted() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let rule = Rule::new(Operation::Commit, When::Nth(1), Fault::Status(nfsstat3::NFS3ERR_IO));
     let server = start(directory.path(), &[rule]).await;
     let storage = server.connect("").await.unwrap();
@@ -265,7 +266,7 @@ async fn soft_gives_up_a_server_that_puts_off_for_ever() {
 
 #[tokio::test]
 async fn progress_says_when_the_server_is_waited_for() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let rule = Rule::new(Operation::Write, When::Nth(1), Fault::Late(Duration::from_secs(3)));
     let server = start(directory.path(), &[rule]).await;
     let storage = server.connect("").await.unwrap();
@@ -301,7 +302,7 @@ fn payload(byte: u8, len: usize) -> Payload {
 
 #[tokio::test]
 async fn a_cancelled_call_leaves_the_connection_in_step() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = start(directory.path(), &[]).await;
     let storage: NfsStorage = server.connect("&nconnect=1").await.unwrap();
     let writer = storage.create("a", options(1)).await.unwrap();
@@ -326,7 +327,7 @@ async fn a_cancelled_call_leaves_the_connection_in_step() {
 
 #[tokio::test]
 async fn images_that_share_a_server_get_equal_shares() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = start(directory.path(), &[]).await;
     let storage = server.connect("&wsize=65536&nconnect=1&bandwidth=8M").await.unwrap();
     let first = storage.create("first", options(1)).await.unwrap();
@@ -347,7 +348,7 @@ async fn images_that_share_a_server_get_equal_shares() {
 
 #[tokio::test]
 async fn the_bandwidth_limit_is_kept() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let server = start(directory.path(), &[]).await;
     let storage = server.connect("&wsize=65536&bandwidth=4M").await.unwrap();
     let writer = storage.create("a", options(1)).await.unwrap();
