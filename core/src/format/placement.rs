@@ -13,7 +13,7 @@ pub enum Placement {
     /// unless the rest is small and the segment gets no longer by leaving it empty.
     #[default]
     Hybrid,
-    /// No blob straddles a block boundary: the paper's rule, about a tenth bigger.
+    /// No blob straddles a block boundary: the paper's rule, at a price (`results/layout`).
     Strict,
 }
 
