@@ -1,6 +1,7 @@
 //! Verifying: every byte of an image read and checked, every page decoded.
 
-use futures::stream::{self, StreamExt};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::restore::decode;
 use super::{Engine, EngineError, Image, Phase, Progress};
@@ -100,11 +101,15 @@ async fn verify_all(
     progress.enter(Phase::Moving);
     let mut report = VerifyReport { incomplete: image.footer().incomplete, ..VerifyReport::default() };
     verify_frame(image, &mut report).await?;
-    let checks = image.segments().iter().enumerate().map(|(number, entry)| async move {
-        (number, entry, verify_segment(engine, image, *entry, depth).await)
-    });
-    let mut checks = stream::iter(checks).buffer_unordered(image.segments_at_once(engine));
-    while let Some((number, entry, checked)) = checks.next().await {
+    let mut waiting = image.segments().iter().enumerate();
+    let mut running = FuturesUnordered::<BoxFuture<'_, _>>::new();
+    loop {
+        while running.len() < image.segments_at_once(engine) {
+            let Some((number, entry)) = waiting.next() else { break };
+            let checking = verify_segment(engine, image, *entry, depth);
+            running.push(checking.map(move |checked| (number, entry, checked)).boxed());
+        }
+        let Some((number, entry, checked)) = running.next().await else { break };
         progress.add(u64::from(entry.pages) * PAGE_SIZE as u64, entry.len() as u64);
         match checked {
             Ok(pages) => {
