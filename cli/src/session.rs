@@ -1,6 +1,6 @@
 //! What a command works with: workers, engine, progress, and the way to stop.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -10,9 +10,11 @@ use comio_core::ecbc::Method;
 use comio_core::engine::{Engine, EngineError, Progress, SaveOptions};
 use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
+use comio_core::storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Resources;
+use crate::location::{self, Location};
 use crate::progress::ProgressLine;
 
 /// After a signal an operation has this long to remove what it has written.
@@ -26,6 +28,8 @@ pub(crate) struct Session {
     pub(crate) pool: Arc<WorkerPool>,
     pub(crate) engine: Engine,
     pub(crate) progress: Arc<Progress>,
+    /// The storages in use, asked why nothing moves.
+    storages: Mutex<Vec<Arc<dyn Storage>>>,
 }
 
 impl Session {
@@ -51,7 +55,25 @@ impl Session {
         let pool = Arc::new(WorkerPool::new(workers).context("cannot start the worker threads")?);
         let coder = Arc::new(EcbcCoder::new(method, placement));
         let engine = Engine::new(Arc::clone(&pool) as Arc<dyn Compute>, coder, memory);
-        Ok(Self { pool, engine, progress: Arc::default() })
+        Ok(Self { pool, engine, progress: Arc::default(), storages: Mutex::default() })
+    }
+
+    /// What `text`, a path or URL of an image, means.
+    pub(crate) async fn image(&self, text: &str) -> anyhow::Result<Location> {
+        let location = Location::of_image(text, &self.pool).await?;
+        self.watch(&location.storage);
+        Ok(location)
+    }
+
+    /// The storage that `text`, a directory's path or URL, means.
+    pub(crate) async fn directory(&self, text: &str) -> anyhow::Result<Arc<dyn Storage>> {
+        let storage = location::directory(text, &self.pool).await?;
+        self.watch(&storage);
+        Ok(storage)
+    }
+
+    fn watch(&self, storage: &Arc<dyn Storage>) {
+        self.storages.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(storage));
     }
 
     /// Runs `operation` with a progress line on a terminal. SIGINT and SIGTERM stop it: it may
@@ -61,7 +83,8 @@ impl Session {
         title: &str,
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> anyhow::Result<T> {
-        let line = ProgressLine::start(title, &self.progress);
+        let storages = self.storages.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let line = ProgressLine::start(title, &self.progress, storages);
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut operation = std::pin::pin!(operation);
@@ -70,7 +93,7 @@ impl Session {
             _ = interrupt.recv() => self.stop(operation).await,
             _ = terminate.recv() => self.stop(operation).await,
         };
-        line.finish();
+        drop(line);
         Ok(result?)
     }
 

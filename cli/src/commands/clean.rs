@@ -7,7 +7,7 @@ use crate::session::Session;
 
 pub(super) async fn run(args: Clean) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
-    let storage = crate::location::directory(&args.directory, &session.pool).await?;
+    let storage = session.directory(&args.directory).await?;
     for leftover in storage.leftovers().await? {
         if !args.dry_run {
             storage.remove(&leftover.name).await?;

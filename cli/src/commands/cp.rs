@@ -9,13 +9,10 @@ use crate::session::{Session, save_options};
 
 pub(super) async fn run(args: Cp) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
-    let from = Location::of_image(&args.source, &session.pool).await?;
-    let mut to = Location::of_image(&args.target, &session.pool).await?;
+    let from = session.image(&args.source).await?;
+    let mut to = session.image(&args.target).await?;
     if args.target.ends_with('/') {
-        to = Location {
-            storage: crate::location::directory(&args.target, &session.pool).await?,
-            name: from.name.clone(),
-        };
+        to = Location { storage: session.directory(&args.target).await?, name: from.name.clone() };
     }
     let source = from.storage.open(&from.name).await.map_err(EngineError::from)?;
     let options = save_options(!args.no_clobber);

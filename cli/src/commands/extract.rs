@@ -12,7 +12,6 @@ use serde::Serialize;
 use crate::ancestors;
 use crate::args::{Extract, Resources};
 use crate::exit::Exit;
-use crate::location::Location;
 use crate::output::{self, Output};
 use crate::session::Session;
 
@@ -50,7 +49,7 @@ pub(super) async fn run(args: Extract) -> anyhow::Result<Exit> {
         (None, None) => bail!("which pages? give --pfn or --pfn-list"),
     };
     let session = Session::new(&Resources { workers: None, memory: None })?;
-    let from = Location::of_image(&args.image, &session.pool).await?;
+    let from = session.image(&args.image).await?;
     let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
     let mut out = args.output.as_deref().map_or_else(|| Ok(Output::stdout()), Output::create)?;
     let extracting = engine::extract(&image, pfns, |page| {

@@ -6,16 +6,15 @@ use super::pack::Report;
 use crate::ancestors;
 use crate::args::Flatten;
 use crate::exit::Exit;
-use crate::location::Location;
 use crate::output;
 use crate::session::{Session, save_options};
 use comio_core::format::placement::Placement;
 
 pub(super) async fn run(args: Flatten) -> anyhow::Result<Exit> {
     let session = Session::with_coder(&args.resources, args.level, Placement::Hybrid)?;
-    let from = Location::of_image(&args.image, &session.pool).await?;
+    let from = session.image(&args.image).await?;
     let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
-    let to = Location::of_image(&args.output, &session.pool).await?;
+    let to = session.image(&args.output).await?;
     ancestors::refuse_to_replace_needed(&to).await?;
     let options = save_options(!args.no_clobber);
     let flattening =

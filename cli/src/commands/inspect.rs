@@ -13,7 +13,6 @@ use serde::Serialize;
 use super::share;
 use crate::args::{Inspect, Resources};
 use crate::exit::Exit;
-use crate::location::Location;
 use crate::output;
 use crate::session::Session;
 
@@ -88,7 +87,7 @@ struct Checks {
 
 pub(super) async fn run(args: Inspect) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
-    let from = Location::of_image(&args.image, &session.pool).await?;
+    let from = session.image(&args.image).await?;
     let image = Image::open(from.storage.open(&from.name).await.map_err(EngineError::from)?).await?;
     let (frame_check, frame_records) = match frame_records(&image).await {
         Ok(records) => ("ok".to_owned(), records),

@@ -45,7 +45,7 @@ struct RestsOn {
 
 pub(super) async fn run(args: Ls) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
-    let storage = crate::location::directory(&args.directory, &session.pool).await?;
+    let storage = session.directory(&args.directory).await?;
     let mut objects = storage.list().await?;
     objects.sort_by(|a, b| a.name.cmp(&b.name));
     let mut listed = Vec::new();

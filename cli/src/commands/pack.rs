@@ -79,7 +79,7 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
         Format::Raw => SourceFormat::Raw,
     };
     let session = Session::with_coder(&args.resources, args.level, placement)?;
-    let image = Location::of_image(&args.image, &session.pool).await?;
+    let image = session.image(&args.image).await?;
     if !args.no_clobber {
         ancestors::refuse_to_replace_needed(&image).await?;
     }

@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use crate::args::RecoverImage;
 use crate::exit::Exit;
-use crate::location::Location;
 use crate::output;
 use crate::session::Session;
 
@@ -20,8 +19,8 @@ struct Report {
 
 pub(super) async fn run(args: RecoverImage) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
-    let from = Location::of_image(&args.damaged, &session.pool).await?;
-    let to = Location::of_image(&args.out, &session.pool).await?;
+    let from = session.image(&args.damaged).await?;
+    let to = session.image(&args.out).await?;
     let damaged = from.storage.open(&from.name).await.map_err(EngineError::from)?;
     let recovering = engine::recover(
         &session.engine,

@@ -15,7 +15,7 @@ pub(super) async fn run(args: Rm) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
     let mut locations = Vec::with_capacity(args.images.len());
     for image in &args.images {
-        locations.push(Location::of_image(image, &session.pool).await?);
+        locations.push(session.image(image).await?);
     }
     if !args.force {
         refuse_needed(&locations).await?;

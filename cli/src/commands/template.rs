@@ -8,7 +8,6 @@ use super::pack::Report;
 use crate::ancestors;
 use crate::args::{Template, TemplateMake};
 use crate::exit::Exit;
-use crate::location::Location;
 use crate::output;
 use crate::session::{Session, save_options};
 
@@ -21,10 +20,10 @@ async fn make(args: TemplateMake) -> anyhow::Result<Exit> {
     let session = Session::with_coder(&args.resources, args.level, Placement::Hybrid)?;
     let mut images = Vec::with_capacity(args.images.len());
     for image in &args.images {
-        let location = Location::of_image(image, &session.pool).await?;
+        let location = session.image(image).await?;
         images.push(ancestors::open(&location, &args.ancestors.ancestors, &session.pool).await?);
     }
-    let to = Location::of_image(&args.output, &session.pool).await?;
+    let to = session.image(&args.output).await?;
     ancestors::refuse_to_replace_needed(&to).await?;
     let options = save_options(!args.no_clobber);
     let making = engine::make_template(

@@ -9,7 +9,6 @@ use serde::Serialize;
 use crate::ancestors;
 use crate::args::Unpack;
 use crate::exit::Exit;
-use crate::location::Location;
 use crate::output;
 use crate::session::Session;
 
@@ -21,7 +20,7 @@ struct Report {
 
 pub(super) async fn run(args: Unpack) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
-    let from = Location::of_image(&args.image, &session.pool).await?;
+    let from = session.image(&args.image).await?;
     let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
     if !args.partial {
         image.check_complete()?;

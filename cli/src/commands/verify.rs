@@ -6,7 +6,6 @@ use serde::Serialize;
 use crate::ancestors;
 use crate::args::Verify;
 use crate::exit::Exit;
-use crate::location::Location;
 use crate::output;
 use crate::session::Session;
 
@@ -49,7 +48,7 @@ impl From<VerifyReport> for Report {
 
 pub(super) async fn run(args: Verify) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
-    let from = Location::of_image(&args.image, &session.pool).await?;
+    let from = session.image(&args.image).await?;
     let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
     let verifying = async {
         if args.deep {
