@@ -100,8 +100,11 @@ async fn verify_all(
     progress.enter(Phase::Moving);
     let mut report = VerifyReport { incomplete: image.footer().incomplete, ..VerifyReport::default() };
     verify_frame(image, &mut report).await?;
-    let checks = image.segments().iter().enumerate().map(|(number, entry)| async move {
-        (number, entry, verify_segment(engine, image, *entry, depth).await)
+    // By number: an iterator over borrowed entries would make this future one that is not
+    // known to be `Send`.
+    let checks = (0..image.segments().len()).map(|number| async move {
+        let entry = image.segments()[number];
+        (number, entry, verify_segment(engine, image, entry, depth).await)
     });
     let mut checks = stream::iter(checks).buffer_unordered(image.segments_at_once(engine));
     while let Some((number, entry, checked)) = checks.next().await {
