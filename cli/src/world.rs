@@ -10,7 +10,8 @@ use comio_backends::local::LocalStorage;
 use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_backends::pool::WorkerPool;
 use comio_core::compute::Compute;
-use comio_core::storage::{ObjectReader, Storage};
+use comio_core::engine::Image;
+use comio_core::storage::Storage;
 use comio_simulator::scenario::Server;
 use comio_simulator::world::{RunningServer, World, WorldError};
 
@@ -61,9 +62,9 @@ impl World for RealWorld {
         Ok(Arc::new(WorkerPool::new(workers)?))
     }
 
-    async fn trace(&self, name: &str) -> Result<Box<dyn ObjectReader>, WorldError> {
+    async fn trace(&self, name: &str) -> Result<Image, WorldError> {
         let storage = LocalStorage::open(&self.traces, self.compute(1)?)?;
-        Ok(storage.open(&format!("{name}.comio")).await?)
+        Ok(Image::open_with_ancestors(&storage, &format!("{name}.comio"), &[]).await?)
     }
 
     async fn start_server(&self, server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {

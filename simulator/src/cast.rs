@@ -24,6 +24,12 @@ pub(crate) fn guest_memories<'a>(
     })
 }
 
+/// A guest from which all guests of `trace` could have been cloned: it has every run of it as
+/// it was recorded.
+pub(crate) fn clone_source(trace: &Trace, seed: u64) -> SyntheticGuest {
+    SyntheticGuest::new(trace, trace.page_count(), 0.0, seed, u64::MAX)
+}
+
 /// Each guest's part of its host's memory, in bytes.
 pub(crate) fn engine_memory(scenario: &Scenario) -> usize {
     let guests_per_host = scenario.guests.count.div_ceil(scenario.hosts.count);

@@ -5,6 +5,7 @@
 //! Everything real (storages, servers, threads, the clock) is handed in by the program
 //! ([`world`]).
 
+mod aging;
 mod cast;
 mod herd;
 pub mod hypervisor;

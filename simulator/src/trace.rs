@@ -22,6 +22,8 @@ use comio_core::PAGE_SIZE;
 use rand::{Rng, RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha12Rng;
 
+use crate::aging::Aging;
+
 /// Pages of a run: 512 KiB, the grain at which the shipped traces were recorded.
 pub const RUN_PAGES: usize = 128;
 
@@ -60,7 +62,7 @@ impl Trace {
     }
 
     /// Contents of a page.
-    fn page(&self, index: usize) -> &[u8] {
+    pub(crate) fn page(&self, index: usize) -> &[u8] {
         &self.pages[index * PAGE_SIZE..(index + 1) * PAGE_SIZE]
     }
 }
@@ -95,6 +97,7 @@ pub struct SyntheticGuest {
     runs: Vec<Run>,
     run_pages: usize,
     page_count: usize,
+    aging: Aging,
 }
 
 impl SyntheticGuest {
@@ -119,7 +122,14 @@ impl SyntheticGuest {
             }
             first_pass = false;
         }
-        Self { trace: trace.clone(), runs, run_pages, page_count }
+        let aging = Aging { seed: random.random(), nights: 0, changed: 0.0 };
+        Self { trace: trace.clone(), runs, run_pages, page_count, aging }
+    }
+
+    /// The same guest after `nights`, each of which changes a share (0 to 1) of its pages.
+    #[must_use]
+    pub fn after(self, nights: u32, changed: f64) -> Self {
+        Self { aging: Aging { nights, changed, ..self.aging }, ..self }
     }
 
     /// How many pages the guest has.
@@ -132,7 +142,7 @@ impl SyntheticGuest {
         &self.trace
     }
 
-    /// Which page of the trace page `pfn` is made from.
+    /// Which page of the trace page `pfn` was made from on the first night.
     pub fn origin(&self, pfn: usize) -> usize {
         let run = self.runs[pfn / self.run_pages];
         run.first as usize + pfn % self.run_pages
@@ -147,10 +157,9 @@ impl SyntheticGuest {
         page.copy_from_slice(self.trace.page(self.origin(pfn)));
         let factor = self.runs[pfn / self.run_pages].factor;
         if factor != 1 {
-            for byte in page {
-                *byte = byte.wrapping_mul(factor);
-            }
+            multiply(page, factor);
         }
+        self.aging.apply(&self.trace, pfn, page);
     }
 
     /// Whether page `pfn` has exactly the contents `page`.
@@ -158,11 +167,23 @@ impl SyntheticGuest {
         if pfn >= self.page_count {
             return false;
         }
+        if self.aging.nights > 0 {
+            let mut own = [0; PAGE_SIZE];
+            self.read(pfn, &mut own);
+            return page == own;
+        }
         let recorded = self.trace.page(self.origin(pfn));
         match self.runs[pfn / self.run_pages].factor {
             1 => recorded == page,
             factor => recorded.len() == page.len() && product_is(recorded, factor, page),
         }
+    }
+}
+
+/// Multiplies every byte.
+pub(crate) fn multiply(bytes: &mut [u8], factor: u8) {
+    for byte in bytes {
+        *byte = byte.wrapping_mul(factor);
     }
 }
 

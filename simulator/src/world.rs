@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use comio_core::compute::Compute;
-use comio_core::storage::{ObjectReader, Storage};
+use comio_core::engine::Image;
+use comio_core::storage::Storage;
 
 use crate::scenario::Server;
 
@@ -33,8 +34,8 @@ pub trait World: Send + Sync {
     /// A pool of that many threads.
     fn compute(&self, workers: usize) -> Result<Arc<dyn Compute>, WorldError>;
 
-    /// Opens the image of the trace `name`.
-    async fn trace(&self, name: &str) -> Result<Box<dyn ObjectReader>, WorldError>;
+    /// Opens the image of the trace `name`, with those beside it that it rests on.
+    async fn trace(&self, name: &str) -> Result<Image, WorldError>;
 
     /// Starts the embedded server, or reaches the one that the URL names.
     async fn start_server(&self, server: &Server) -> Result<Box<dyn RunningServer>, WorldError>;

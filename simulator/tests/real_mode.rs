@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use comio_core::compute::{Compute, Inline};
-use comio_core::engine::{self, Engine, Progress, SaveOptions};
+use comio_core::ecbc;
+use comio_core::engine::{self, Engine, Foundation, Image, Progress, Relative, SaveOptions};
 use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
 use comio_core::storage::{CreateOptions, ObjectInfo, ObjectReader, ObjectWriter, Storage, StorageError};
 use comio_core::testing::MemoryStorage;
 use comio_simulator::hypervisor::Replay as _;
 use comio_simulator::replay::ReplayedGuest;
-use comio_simulator::report::Phase;
+use comio_simulator::report::{Phase, Run};
 use comio_simulator::runner::{self, RunError};
 use comio_simulator::scenario::{self, Method, ScenarioFile, Server};
 use comio_simulator::trace::{SyntheticGuest, Trace};
@@ -108,8 +109,8 @@ impl World for MemoryWorld {
         Ok(Arc::new(Inline))
     }
 
-    async fn trace(&self, name: &str) -> Result<Box<dyn ObjectReader>, WorldError> {
-        Ok(self.traces.open(name).await?)
+    async fn trace(&self, name: &str) -> Result<Image, WorldError> {
+        Ok(Image::open_with_ancestors(&self.traces, name, &[]).await?)
     }
 
     async fn start_server(&self, _server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {
@@ -180,6 +181,94 @@ fn every_guest_comes_back_by_every_method() {
     // The images were removed and the missed bound was told.
     assert!(block_on(world.images.list()).unwrap().is_empty());
     assert_eq!(outcome.missed.len(), 1, "{:?}", outcome.missed);
+}
+
+fn parsed(text: &str) -> ScenarioFile {
+    scenario::parse("test.toml", text, &|_| true).unwrap()
+}
+
+#[test]
+fn guests_upon_a_template_take_less_and_come_back() {
+    let world = world(false);
+    let file = parsed(
+        "name = 'test'\nquestion = 'what does a template save?'\nmode = 'real'\n\
+         operation = 'save-then-restore'\nmethods = ['comio', 'comio-template']\n\
+         [guests]\ncount = 4\nmemory = '5 MiB'\ntraces = ['t-0']\nprivate = '25 %'\n\
+         [hosts]\ncount = 2\n",
+    );
+    let runs = block_on(runner::run(&file, &world)).unwrap().results.runs;
+    assert!(runs.iter().all(|run| run.identical == Some(true)));
+    let stored: Vec<u64> =
+        runs.iter().filter(|run| run.operation == Phase::Save).map(|run| run.stored_bytes).collect();
+    // Four guests against one template and a quarter of each.
+    let [plain, upon] = stored[..] else { panic!("{stored:?}") };
+    assert!(upon < plain * 3 / 4, "{upon} of {plain}");
+    assert!(upon > plain / 4, "the template itself counts: {upon} of {plain}");
+    assert!(block_on(world.images.list()).unwrap().is_empty());
+}
+
+#[test]
+fn increments_take_what_changed_and_come_back_every_night() {
+    let world = world(false);
+    let file = parsed(
+        "name = 'test'\nquestion = 'what do increments save?'\nmode = 'real'\n\
+         operation = 'nightly'\nmethods = ['comio', 'comio-increment']\n\
+         nights = { count = 3, changed = '10 %' }\n\
+         [guests]\ncount = 2\nmemory = '5 MiB'\ntraces = ['t-0']\n\
+         [[expect]]\nmethod = 'comio-increment'\npoint = '0'\nratio-min = 100.0\n\
+         [[expect]]\nmethod = 'comio-increment'\npoint = '4'\n",
+    );
+    let outcome = block_on(runner::run(&file, &world)).unwrap();
+    let results = &outcome.results;
+    assert_eq!(results.parameter.as_deref(), Some("night"));
+    assert_eq!(results.runs.len(), 2 * 4 * 2, "methods, nights, save and restore");
+    assert!(results.runs.iter().all(|run| run.identical == Some(true)));
+    let stored = |method, night: &str| {
+        let wanted = |run: &&Run| run.method == method && run.point.as_deref() == Some(night);
+        results.runs.iter().find(wanted).unwrap().stored_bytes
+    };
+    let full = |night| stored(Method::Comio, night);
+    let first = stored(Method::ComioIncrement, "0");
+    assert_eq!(first, full("0"), "the first night is saved in full");
+    for night in ["1", "2", "3"] {
+        let increment = stored(Method::ComioIncrement, night);
+        assert!(increment < full(night) / 5, "{increment} of {} in night {night}", full(night));
+        assert!(increment > full(night) / 50, "a tenth changed: {increment} in night {night}");
+    }
+    // Both phases of the first night, and the night that there was not.
+    assert_eq!(outcome.missed.len(), 3, "{:?}", outcome.missed);
+    assert!(block_on(world.images.list()).unwrap().is_empty());
+}
+
+#[test]
+fn a_trace_may_be_an_increment_upon_another() {
+    let world = world(false);
+    let mut changed = recorded(1300);
+    changed[4096 * 7..4096 * 8].fill(1);
+    let trace = Trace::new("t-1", changed).unwrap();
+    let compute: Arc<dyn Compute> = Arc::new(Inline);
+    let guest = ReplayedGuest::new(SyntheticGuest::new(&trace, 1300, 0.0, 1, 1), &compute);
+    let engine = Engine::new(
+        Arc::clone(&compute),
+        Arc::new(EcbcCoder::new(ecbc::Method::Dense, Placement::Hybrid)),
+        0,
+    );
+    let image = block_on(Image::open_with_ancestors(&world.traces, "t-0", &[])).unwrap();
+    let foundation = Foundation::new(Some(Relative { name: "t-0".to_owned(), image }), None).unwrap();
+    let options = SaveOptions { uuid: [2; 16], created_unix_s: 0, replace: false };
+    let (mut reader, progress) = (guest.reader(), Progress::default());
+    let (upon, traces) = (Some(&foundation), &world.traces);
+    let saving = engine::save_upon(&engine, upon, &mut *reader, traces, "t-1", &options, &progress);
+    assert!(block_on(saving).unwrap().stored_bytes < 64 << 10);
+    let names = ["t-1".to_owned()];
+    let loaded = block_on(runner::load_traces(&names, &world, &compute)).unwrap();
+    // The guest has the trace's runs in an order of its own, and the loaded trace has the guest's.
+    let order = SyntheticGuest::new(&trace, 1300, 0.0, 1, 1);
+    let mut pages = loaded["t-1"].memory().chunks_exact(4096);
+    assert!((0..1300).all(|pfn| pages.next().is_some_and(|page| order.matches(pfn, page))));
+    block_on(world.traces.remove("t-0")).unwrap();
+    let error = block_on(runner::load_traces(&names, &world, &compute)).unwrap_err();
+    assert!(matches!(error, RunError::Trace { .. }), "{error:?}");
 }
 
 #[test]

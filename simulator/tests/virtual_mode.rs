@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use comio_core::compute::{Compute, ComputeError, Inline, Job};
-use comio_core::engine::{self, Engine, Progress, SaveOptions};
+use comio_core::engine::{self, Engine, Image, Progress, SaveOptions};
 use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
-use comio_core::storage::{ObjectReader, Storage};
 use comio_core::testing::MemoryStorage;
 use comio_simulator::hypervisor::Replay as _;
 use comio_simulator::replay::ReplayedGuest;
@@ -70,8 +69,8 @@ impl World for TracesOnly {
         Ok(if workers == 1 { Arc::new(Inline) } else { Arc::new(Threads(workers)) })
     }
 
-    async fn trace(&self, name: &str) -> Result<Box<dyn ObjectReader>, WorldError> {
-        Ok(self.traces.open(name).await?)
+    async fn trace(&self, name: &str) -> Result<Image, WorldError> {
+        Ok(Image::open_with_ancestors(&self.traces, name, &[]).await?)
     }
 
     async fn start_server(&self, _server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {

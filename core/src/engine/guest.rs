@@ -1,7 +1,8 @@
 //! Whole guests: the order of steps that makes it impossible to lose one.
 
 use super::{
-    Engine, EngineError, Image, Progress, RestoreReport, SaveOptions, SaveReport, restore, save, verify_deep,
+    Engine, EngineError, Foundation, Image, Progress, RestoreReport, SaveOptions, SaveReport, restore,
+    save_upon, verify_deep,
 };
 use crate::format::FormatError;
 use crate::hypervisor::Hypervisor;
@@ -23,8 +24,26 @@ pub async fn save_guest(
     options: &SaveOptions,
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
+    save_guest_upon(engine, None, hypervisor, guest, storage, name, options, progress).await
+}
+
+/// As [`save_guest`], with pages left out that `foundation` has already: see [`save_upon`].
+///
+/// # Errors
+/// As [`save_guest`].
+#[expect(clippy::too_many_arguments, reason = "the caller decides each")]
+pub async fn save_guest_upon(
+    engine: &Engine,
+    foundation: Option<&Foundation>,
+    hypervisor: &dyn Hypervisor,
+    guest: &str,
+    storage: &dyn Storage,
+    name: &str,
+    options: &SaveOptions,
+    progress: &Progress,
+) -> Result<SaveReport, EngineError> {
     let mut held = hypervisor.begin_save(guest).await?;
-    match save(engine, held.reader(), storage, name, options, progress).await {
+    match save_upon(engine, foundation, held.reader(), storage, name, options, progress).await {
         Ok(report) => {
             held.release().await?;
             Ok(report)

@@ -22,7 +22,7 @@ use super::usage::Usage;
 use crate::cast::{engine_memory, guest_memories, guest_name};
 use crate::herd::{Lane, Member, Mover, Pace};
 use crate::hypervisor::{Replay, ReplayHypervisor};
-use crate::mover::EngineMover;
+use crate::mover::{EngineMover, Upon};
 use crate::report::{Limits, UsageSeries};
 use crate::scenario::{Background, Fault, FaultKind, Method, Scenario};
 use crate::trace::Trace;
@@ -157,6 +157,8 @@ impl Site {
                 guest: guest_name(number),
                 storage: Arc::clone(mount),
                 uuid: uuid(scenario.seed, number),
+                image: format!("{}.comio", guest_name(number)),
+                upon: Upon::Nothing,
             };
             vec![member(number, arrival, mover)]
         };

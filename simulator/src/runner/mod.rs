@@ -5,6 +5,7 @@
 
 mod modelled;
 mod real;
+mod template;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use comio_core::buffer::{NotBytes, Payload};
 use comio_core::compute::{Compute, ComputeError};
 use comio_core::ecbc;
-use comio_core::engine::{self, Engine, EngineError, Image, Progress};
+use comio_core::engine::{self, Engine, EngineError, Progress};
 use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
 use comio_core::tape::{GuestWriter, TapeError, TapeItem};
@@ -66,6 +67,9 @@ pub enum RunError {
     /// A trace holds no memory.
     #[error(transparent)]
     BadTrace(#[from] BadTrace),
+    /// The template that guests are to be saved upon cannot be made.
+    #[error("cannot make the template")]
+    Template(#[source] EngineError),
     /// The cost table lacks something.
     #[error(transparent)]
     Costs(#[from] CostError),
@@ -120,12 +124,18 @@ pub async fn run_with_costs(
         format: RESULTS_FORMAT,
         scenario: scenario.name.clone(),
         question: scenario.question.clone(),
-        parameter: scenario.sweep.as_ref().map(|sweep| sweep.parameter.clone()),
+        parameter: parameter(scenario),
         scenario_hash: file.hash.clone(),
         seed: scenario.seed,
         runs,
     };
     Ok(Outcome { results, missed })
+}
+
+/// What the runs' points are values of.
+fn parameter(scenario: &Scenario) -> Option<String> {
+    let night = scenario.nights.map(|_| "night".to_owned());
+    scenario.sweep.as_ref().map(|sweep| sweep.parameter.clone()).or(night)
 }
 
 /// What a herd's arrival means.
@@ -195,11 +205,8 @@ async fn load_trace(name: &str, world: &dyn World, compute: &Arc<dyn Compute>) -
     let coder = Arc::new(EcbcCoder::new(ecbc::Method::Raw, Placement::Hybrid));
     let engine = Engine::new(Arc::clone(compute), coder, LOADING_BYTES);
     let mut memory = Collected(Vec::new());
-    let loaded = async {
-        let image = Image::open(image).await?;
-        engine::restore(&engine, &image, &mut memory, &Progress::default()).await
-    };
-    loaded.await.map_err(|problem| RunError::Trace { name: name.to_owned(), problem })?;
+    let loaded = engine::restore(&engine, &image, &mut memory, &Progress::default()).await;
+    loaded.map_err(|problem| RunError::Trace { name: name.to_owned(), problem })?;
     Ok(Trace::new(name, memory.0)?)
 }
 

@@ -112,7 +112,8 @@ fn simulate(
         stored_bytes = saved.map_err(failed(method, Phase::Save))?.stored_bytes;
     }
     let phases: &[Phase] = match operation {
-        Operation::Save => &[Phase::Save],
+        // The parser lets no nights into virtual mode.
+        Operation::Save | Operation::Nightly => &[Phase::Save],
         Operation::SaveThenRestore => &[Phase::Save, Phase::Restore],
         Operation::Restore => &[Phase::Restore],
     };

@@ -11,15 +11,17 @@ use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
 use comio_core::storage::Storage;
 
-use super::{RunError, in_order, load_traces, run_of, world_error};
+use super::template::Template;
+use super::{LOADING_BYTES, RunError, in_order, load_traces, run_of, world_error};
 use crate::cast::{engine_memory, guest_memories, guest_name};
 use crate::herd::{self, Lane, Member, Pace};
 use crate::hypervisor::{Replay, ReplayHypervisor};
-use crate::mover::EngineMover;
+use crate::mover::{EngineMover, Upon};
 use crate::replay::ReplayedGuest;
 use crate::report::{Phase, Run};
 use crate::scenario::{Method, Operation, Point, Scenario};
-use crate::trace::Trace;
+use crate::trace::{SyntheticGuest, Trace};
+use crate::units::Share;
 use crate::world::World;
 
 /// Runs every point on `world`.
@@ -66,25 +68,84 @@ impl Stage<'_> {
         &self.point.scenario
     }
 
+    /// One method, from the first night to the last if there are nights.
     async fn measure(&self, method: Method, coder: ecbc::Method) -> Result<Vec<Run>, RunError> {
+        let template = match method {
+            Method::ComioTemplate => Some(self.made_template(coder).await?),
+            _ => None,
+        };
+        let Some(nights) = self.scenario().nights else {
+            let herd = self.herd(coder, &Turn { method, night: None, template: template.as_ref() });
+            let runs = self.measure_herd(&herd, method, self.point.label.clone(), template.as_ref()).await?;
+            self.remove(&[herd], method, template).await?;
+            return Ok(runs);
+        };
+        let (mut runs, mut herds) = (Vec::new(), Vec::new());
+        for night in 0..=nights.count {
+            let turn = Turn { method, night: Some((night, nights.changed)), template: template.as_ref() };
+            let herd = self.herd(coder, &turn);
+            let label = Some(night.to_string());
+            runs.extend(
+                self.measure_herd(&herd, method, label, template.as_ref().filter(|_| night == 0)).await?,
+            );
+            herds.push(herd);
+        }
+        // What others rest on goes last.
+        herds.reverse();
+        self.remove(&herds, method, template).await?;
+        Ok(runs)
+    }
+
+    /// Saves a herd and, if the scenario says so, restores it. A template that is told of
+    /// counts as stored.
+    async fn measure_herd(
+        &self,
+        herd: &[Lane],
+        method: Method,
+        label: Option<String>,
+        template: Option<&Template>,
+    ) -> Result<Vec<Run>, RunError> {
         let failed = |phase| move |problem| RunError::Herd { method, phase, problem };
-        let (scenario, label) = (self.scenario(), self.point.label.as_ref());
-        let herd = self.herd(coder);
+        let (scenario, label) = (self.scenario(), label.as_ref());
         let pace = WorldPace(self.world);
         self.tell(method, Phase::Save);
-        let saved = herd::run(&herd, Phase::Save, &pace).await.map_err(failed(Phase::Save))?;
-        let stored_bytes = saved.stored_bytes;
+        let saved = herd::run(herd, Phase::Save, &pace).await.map_err(failed(Phase::Save))?;
+        let stored_bytes = saved.stored_bytes + template.map_or(0, Template::stored_bytes);
         let mut runs = vec![run_of(scenario, label, method, Phase::Save, saved, stored_bytes)];
-        if scenario.operation == Operation::SaveThenRestore {
+        if matches!(scenario.operation, Operation::SaveThenRestore | Operation::Nightly) {
             self.tell(method, Phase::Restore);
-            let restored = herd::run(&herd, Phase::Restore, &pace).await.map_err(failed(Phase::Restore))?;
+            let restored = herd::run(herd, Phase::Restore, &pace).await.map_err(failed(Phase::Restore))?;
             runs.push(run_of(scenario, label, method, Phase::Restore, restored, stored_bytes));
             for run in &mut runs {
-                run.identical = herd::identical(&herd);
+                run.identical = herd::identical(herd);
             }
         }
-        herd::remove_images(&herd).await.map_err(failed(Phase::Save))?;
         Ok(runs)
+    }
+
+    async fn made_template(&self, coder: ecbc::Method) -> Result<Template, RunError> {
+        self.world.tell("making the template");
+        let coder = Arc::new(EcbcCoder::new(coder, Placement::Hybrid));
+        let engine = Engine::new(Arc::clone(&self.compute), coder, LOADING_BYTES);
+        let seed = self.scenario().seed;
+        let making = Template::make(&engine, &self.compute, &self.traces, seed, self.world, &self.storages);
+        making.await.map_err(RunError::Template)
+    }
+
+    async fn remove(
+        &self,
+        herds: &[Vec<Lane>],
+        method: Method,
+        template: Option<Template>,
+    ) -> Result<(), RunError> {
+        let failed = |problem| RunError::Herd { method, phase: Phase::Save, problem };
+        for herd in herds {
+            herd::remove_images(herd).await.map_err(failed)?;
+        }
+        match template {
+            Some(template) => template.remove(&self.storages).await.map_err(RunError::Template),
+            None => Ok(()),
+        }
     }
 
     fn tell(&self, method: Method, phase: Phase) {
@@ -92,27 +153,65 @@ impl Stage<'_> {
         self.world.tell(&format!("{}: {} of {count} guests", method.title(), phase.name()));
     }
 
-    fn herd(&self, coder: ecbc::Method) -> Vec<Lane> {
+    fn herd(&self, coder: ecbc::Method, turn: &Turn<'_>) -> Vec<Lane> {
         let scenario = self.scenario();
-        let replay = |memory| Arc::new(ReplayedGuest::new(memory, &self.compute)) as Arc<dyn Replay>;
+        let replay = |memory: SyntheticGuest| {
+            let memory = match turn.night {
+                Some((nights, changed)) => memory.after(nights, changed.0),
+                None => memory,
+            };
+            Arc::new(ReplayedGuest::new(memory, &self.compute)) as Arc<dyn Replay>
+        };
         let guests = guest_memories(scenario, &self.traces).map(replay);
         let hypervisor =
             ReplayHypervisor::new(guests.enumerate().map(|(number, guest)| (guest_name(number), guest)));
         let coder = Arc::new(EcbcCoder::new(coder, Placement::Hybrid));
         let engine = Engine::new(Arc::clone(&self.compute), coder, engine_memory(scenario));
         let turns = scenario.arrival.turns(scenario.guests.count, scenario.seed);
-        let member = |((number, arrival), storage): ((usize, Duration), &Arc<dyn Storage>)| {
-            let mover = EngineMover {
-                engine: engine.with_own_buffers(),
-                hypervisor: hypervisor.clone(),
-                guest: guest_name(number),
-                storage: Arc::clone(storage),
-                uuid: self.world.uuid(),
+        let hosts = self.storages.iter().enumerate().cycle();
+        let member =
+            |((number, arrival), (host, storage)): ((usize, Duration), (usize, &Arc<dyn Storage>))| {
+                let mover = EngineMover {
+                    engine: engine.with_own_buffers(),
+                    hypervisor: hypervisor.clone(),
+                    guest: guest_name(number),
+                    storage: Arc::clone(storage),
+                    uuid: self.world.uuid(),
+                    image: image_name(number, turn.night.map(|(night, _)| night)),
+                    upon: turn.upon(number, host),
+                };
+                vec![Member { guest: guest_name(number), arrival, mover: Box::new(mover) }]
             };
-            vec![Member { guest: guest_name(number), arrival, mover: Box::new(mover) }]
-        };
-        turns.into_iter().enumerate().zip(self.storages.iter().cycle()).map(member).collect()
+        turns.into_iter().enumerate().zip(hosts).map(member).collect()
     }
+}
+
+/// What a herd is made for.
+struct Turn<'a> {
+    method: Method,
+    /// Nights since the first, and what each has changed.
+    night: Option<(u32, Share)>,
+    template: Option<&'a Template>,
+}
+
+impl Turn<'_> {
+    /// What guest `number`, on that host, is saved upon.
+    fn upon(&self, number: usize, host: usize) -> Upon {
+        if let Some(template) = self.template {
+            return Upon::Shared(template.foundation(host));
+        }
+        match self.night {
+            Some((night, _)) if self.method == Method::ComioIncrement && night > 0 => {
+                Upon::Parent(image_name(number, Some(night - 1)))
+            }
+            _ => Upon::Nothing,
+        }
+    }
+}
+
+fn image_name(guest: usize, night: Option<u32>) -> String {
+    let night = night.map(|night| format!("-night-{night}")).unwrap_or_default();
+    format!("{}{night}.comio", guest_name(guest))
 }
 
 struct WorldPace<'a>(&'a dyn World);

@@ -15,6 +15,8 @@ pub struct Expectation {
     pub method: Option<Method>,
     /// Runs of this operation; all if absent.
     pub operation: Option<Phase>,
+    /// Runs at this point of the sweep, or of this night; all if absent.
+    pub point: Option<String>,
     /// The longest makespan.
     pub makespan_max: Option<Span>,
     /// The shortest makespan: a run below it did not do its work.
@@ -56,6 +58,7 @@ impl Expectation {
     fn is_about(&self, run: &Run) -> bool {
         self.method.is_none_or(|method| method == run.method)
             && self.operation.is_none_or(|operation| operation == run.operation)
+            && (self.point.is_none() || self.point == run.point)
     }
 
     fn check_run(&self, run: &Run, runs: &[Run]) -> Vec<Missed> {

@@ -22,6 +22,10 @@ pub enum Method {
     Comio,
     /// ComIO at its densest level.
     ComioDense,
+    /// ComIO upon a template of the images that the guests were cloned from (real mode).
+    ComioTemplate,
+    /// ComIO, each night upon the image of the night before (real mode).
+    ComioIncrement,
     /// Stock Xen (modelled): the toolstack's stream as it is, all guests at once.
     Xen,
     /// Stock Xen (modelled), one guest after the other on each host, as xendomains does.
@@ -36,13 +40,15 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Raw,
         Self::Lz4,
         Self::Zstd1,
         Self::ComioFast,
         Self::Comio,
         Self::ComioDense,
+        Self::ComioTemplate,
+        Self::ComioIncrement,
         Self::Xen,
         Self::XenSequential,
         Self::PipeLz4,
@@ -57,10 +63,15 @@ impl Method {
             Self::Lz4 => Some(ecbc::Method::Lz4),
             Self::Zstd1 => Some(ecbc::Method::Zstd1),
             Self::ComioFast => Some(ecbc::Method::Fast),
-            Self::Comio => Some(ecbc::Method::Balanced),
+            Self::Comio | Self::ComioTemplate | Self::ComioIncrement => Some(ecbc::Method::Balanced),
             Self::ComioDense => Some(ecbc::Method::Dense),
             Self::Xen | Self::XenSequential | Self::PipeLz4 | Self::PipeLzop | Self::PipeZstd => None,
         }
+    }
+
+    /// Whether its images rest on others, whose pages must be real: it has no model.
+    pub(crate) fn rests_on_images(self) -> bool {
+        matches!(self, Self::ComioTemplate | Self::ComioIncrement)
     }
 
     /// The tool that the stream is piped through, as the cost table names it.
@@ -91,6 +102,8 @@ impl Method {
             Self::ComioFast => "comio-fast",
             Self::Comio => "comio",
             Self::ComioDense => "comio-dense",
+            Self::ComioTemplate => "comio-template",
+            Self::ComioIncrement => "comio-increment",
             Self::Xen => "xen",
             Self::XenSequential => "xen-sequential",
             Self::PipeLz4 => "pipe-lz4",
@@ -108,6 +121,8 @@ impl Method {
             Self::ComioFast => "ComIO fast",
             Self::Comio => "ComIO",
             Self::ComioDense => "ComIO dense",
+            Self::ComioTemplate => "ComIO, template",
+            Self::ComioIncrement => "ComIO, increments",
             Self::Xen => "stock Xen",
             Self::XenSequential => "stock Xen, one by one",
             Self::PipeLz4 => "xl save | lz4",

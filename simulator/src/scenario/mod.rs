@@ -7,6 +7,7 @@
 mod error;
 mod expect;
 mod method;
+mod nights;
 mod parse;
 mod sweep;
 mod timing;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use error::ScenarioError;
 pub use expect::{Expectation, Missed};
 pub use method::Method;
+pub use nights::Nights;
 pub use parse::{Point, ScenarioFile, parse};
 pub use sweep::Sweep;
 pub use timing::{Arrival, Background, Fault, FaultKind, Pattern};
@@ -51,6 +53,9 @@ pub struct Scenario {
     /// When the guests' turns come.
     #[serde(default)]
     pub arrival: Arrival,
+    /// What the nights of a nightly scenario change (real mode).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nights: Option<Nights>,
     /// Other people's traffic to the server (virtual mode).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub background: Option<Background>,
@@ -99,6 +104,9 @@ pub enum Operation {
     /// All guests are restored from images that were saved before the clock started
     /// (virtual mode).
     Restore,
+    /// All guests are saved and restored on a first night and on each of `nights` after it,
+    /// when some of their memory has changed (real mode).
+    Nightly,
 }
 
 /// The guests of a scenario.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Mode, Scenario, ScenarioError};
+use super::{Mode, Scenario, ScenarioError, nights};
 use crate::trace::RUN_PAGES;
 
 /// The most memory a guest may have: four times the largest machines of today.
@@ -42,6 +42,7 @@ struct Places {
     server: Option<Spanned<toml::Value>>,
     operation: Spanned<toml::Value>,
     sweep: Option<Spanned<toml::Value>>,
+    nights: Option<Spanned<toml::Value>>,
     background: Option<Spanned<toml::Value>>,
     faults: Option<Spanned<toml::Value>>,
 }
@@ -152,6 +153,13 @@ fn problems(
         say(place.span(), problem);
     }
     found.extend(modelled_only(scenario, places));
+    let nights = nights::Places {
+        methods: &places.methods,
+        operation: &places.operation,
+        nights: places.nights.as_ref(),
+        sweep: places.sweep.as_ref(),
+    };
+    found.extend(nights::problems(scenario, &nights));
     found
 }
 
