@@ -248,8 +248,11 @@ fn a_trace_may_be_an_increment_upon_another() {
     let trace = Trace::new("t-1", changed).unwrap();
     let compute: Arc<dyn Compute> = Arc::new(Inline);
     let guest = ReplayedGuest::new(SyntheticGuest::new(&trace, 1300, 0.0, 1, 1), &compute);
-    let engine =
-        Engine::new(Arc::clone(&compute), Arc::new(EcbcCoder::new(ecbc::Method::Dense, Placement::Hybrid)), 0);
+    let engine = Engine::new(
+        Arc::clone(&compute),
+        Arc::new(EcbcCoder::new(ecbc::Method::Dense, Placement::Hybrid)),
+        0,
+    );
     let image = block_on(Image::open_with_ancestors(&world.traces, "t-0", &[])).unwrap();
     let foundation = Foundation::new(Some(Relative { name: "t-0".to_owned(), image }), None).unwrap();
     let options = SaveOptions { uuid: [2; 16], created_unix_s: 0, replace: false };

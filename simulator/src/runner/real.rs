@@ -85,7 +85,9 @@ impl Stage<'_> {
             let turn = Turn { method, night: Some((night, nights.changed)), template: template.as_ref() };
             let herd = self.herd(coder, &turn);
             let label = Some(night.to_string());
-            runs.extend(self.measure_herd(&herd, method, label, template.as_ref().filter(|_| night == 0)).await?);
+            runs.extend(
+                self.measure_herd(&herd, method, label, template.as_ref().filter(|_| night == 0)).await?,
+            );
             herds.push(herd);
         }
         // What others rest on goes last.
@@ -167,18 +169,19 @@ impl Stage<'_> {
         let engine = Engine::new(Arc::clone(&self.compute), coder, engine_memory(scenario));
         let turns = scenario.arrival.turns(scenario.guests.count, scenario.seed);
         let hosts = self.storages.iter().enumerate().cycle();
-        let member = |((number, arrival), (host, storage)): ((usize, Duration), (usize, &Arc<dyn Storage>))| {
-            let mover = EngineMover {
-                engine: engine.with_own_buffers(),
-                hypervisor: hypervisor.clone(),
-                guest: guest_name(number),
-                storage: Arc::clone(storage),
-                uuid: self.world.uuid(),
-                image: image_name(number, turn.night.map(|(night, _)| night)),
-                upon: turn.upon(number, host),
+        let member =
+            |((number, arrival), (host, storage)): ((usize, Duration), (usize, &Arc<dyn Storage>))| {
+                let mover = EngineMover {
+                    engine: engine.with_own_buffers(),
+                    hypervisor: hypervisor.clone(),
+                    guest: guest_name(number),
+                    storage: Arc::clone(storage),
+                    uuid: self.world.uuid(),
+                    image: image_name(number, turn.night.map(|(night, _)| night)),
+                    upon: turn.upon(number, host),
+                };
+                vec![Member { guest: guest_name(number), arrival, mover: Box::new(mover) }]
             };
-            vec![Member { guest: guest_name(number), arrival, mover: Box::new(mover) }]
-        };
         turns.into_iter().enumerate().zip(hosts).map(member).collect()
     }
 }

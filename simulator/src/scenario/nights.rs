@@ -51,7 +51,8 @@ pub(super) fn problems(scenario: &Scenario, places: &Places<'_>) -> Vec<(Range<u
     }
     match (&scenario.nights, places.nights) {
         (None, _) if nightly => {
-            let problem = "say what happens at night, for example: nights = { count = 7, changed = \"10 %\" }";
+            let problem =
+                "say what happens at night, for example: nights = { count = 7, changed = \"10 %\" }";
             say(places.operation, problem.to_owned());
         }
         (Some(_), Some(place)) if !nightly => {
