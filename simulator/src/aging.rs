@@ -54,7 +54,7 @@ impl Aging {
 fn change(trace: &Trace, drawn: u64, page: &mut [u8]) {
     let origin = (drawn >> 32) as usize % trace.page_count();
     let factor = (drawn as u8 % 127 + 1) * 2 + 1;
-    let rewritten = (drawn >> 8) as u8 % 3 != 0;
+    let rewritten = !((drawn >> 8) as u8).is_multiple_of(3);
     let patch = (drawn >> 16) as usize % (page.len() / PATCH_BYTES) * PATCH_BYTES;
     let range = if rewritten { 0..page.len() } else { patch..patch + PATCH_BYTES };
     let changed = &mut page[range.clone()];

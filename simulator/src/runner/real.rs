@@ -169,20 +169,20 @@ impl Stage<'_> {
         let engine = Engine::new(Arc::clone(&self.compute), coder, engine_memory(scenario));
         let turns = scenario.arrival.turns(scenario.guests.count, scenario.seed);
         let hosts = self.storages.iter().enumerate().cycle();
-        let member =
-            |((number, arrival), (host, storage)): ((usize, Duration), (usize, &Arc<dyn Storage>))| {
-                let mover = EngineMover {
-                    engine: engine.with_own_buffers(),
-                    hypervisor: hypervisor.clone(),
-                    guest: guest_name(number),
-                    storage: Arc::clone(storage),
-                    uuid: self.world.uuid(),
-                    image: image_name(number, turn.night.map(|(night, _)| night)),
-                    upon: turn.upon(number, host),
-                };
-                vec![Member { guest: guest_name(number), arrival, mover: Box::new(mover) }]
+        let member = |number: usize, arrival: Duration, host: usize, storage: &Arc<dyn Storage>| {
+            let mover = EngineMover {
+                engine: engine.with_own_buffers(),
+                hypervisor: hypervisor.clone(),
+                guest: guest_name(number),
+                storage: Arc::clone(storage),
+                uuid: self.world.uuid(),
+                image: image_name(number, turn.night.map(|(night, _)| night)),
+                upon: turn.upon(number, host),
             };
-        turns.into_iter().enumerate().zip(hosts).map(member).collect()
+            vec![Member { guest: guest_name(number), arrival, mover: Box::new(mover) }]
+        };
+        let members = turns.into_iter().enumerate().zip(hosts);
+        members.map(|((number, arrival), (host, storage))| member(number, arrival, host, storage)).collect()
     }
 }
 
