@@ -16,7 +16,6 @@ use super::held::Part;
 use super::message::encode_call;
 use super::records::Target;
 use super::server::{Answer, Server, ServerError};
-use super::time::now;
 use super::xdr::{Cursor, Malformed};
 
 /// The longest file handle of NFSv3.
@@ -246,7 +245,7 @@ impl Server {
         let args = COMMIT3args { file: file.clone(), offset: 0, count: 0 };
         let mut request = self.request(NFS_PROGRAM::NFSPROC3_COMMIT, &args);
         request.patience *= COMMIT_PATIENCE;
-        let outcome = self.patiently(now(), connection.call(request)).await?;
+        let outcome = self.patiently(connection.call(request)).await?;
         let reply = outcome.map_err(|error| match error {
             CallError::Refused(refusal) => CommitTrouble::Final(ServerError::Refused(refusal).into()),
             _ => CommitTrouble::Again,

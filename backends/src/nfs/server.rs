@@ -129,12 +129,11 @@ impl Server {
         request: &(dyn Fn() -> Request + Send + Sync),
     ) -> Result<Answer, ServerError> {
         let _outstanding = self.status.begin();
-        let begin = now();
         let mut backoff = Backoff::default();
         let (mut repeated, mut malformed) = (false, 0);
         let (mut delayed_since, mut lost_since) = (None, None);
         loop {
-            let (outcome, sent) = self.patiently(begin, self.attempt(request())).await?;
+            let (outcome, sent) = self.patiently(self.attempt(request())).await?;
             let last = match outcome {
                 Ok((reply, connection)) if !is_delayed(&reply) => {
                     self.status.served();
@@ -161,7 +160,7 @@ impl Server {
                 }
             };
             tracing::debug!(last, "calling again");
-            self.patiently(begin, backoff.wait()).await?;
+            self.patiently(backoff.wait()).await?;
         }
     }
 
@@ -198,25 +197,24 @@ impl Server {
     }
 
     /// Waits for `future`, but with `soft` only while the server is not silent too long.
-    pub(super) async fn patiently<F: Future>(
-        &self,
-        begin: Instant,
-        future: F,
-    ) -> Result<F::Output, ServerError> {
+    pub(super) async fn patiently<F: Future>(&self, future: F) -> Result<F::Output, ServerError> {
         let Retry::Soft(limit) = self.retry else { return Ok(future.await) };
-        let give_up = async {
+        let silent_too_long = async {
             loop {
-                let silence = self.status.silence_since(begin);
-                match limit.checked_sub(silence) {
-                    Some(left) if !left.is_zero() => sleep(left.min(Duration::from_millis(200))).await,
-                    _ => return silence,
+                match self.status.patience_left(limit) {
+                    Duration::ZERO => return self.status.silence(),
+                    left => sleep(left.min(Duration::from_millis(200))).await,
                 }
             }
         };
         tokio::select! {
             biased;
             output = future => Ok(output),
-            silence = give_up => Err(ServerError::GaveUp { silence, last: self.status.last_trouble() }),
+            silence = silent_too_long => {
+                let last = self.status.last_trouble();
+                self.status.give_up();
+                Err(ServerError::GaveUp { silence, last })
+            }
         }
     }
 

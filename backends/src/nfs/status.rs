@@ -1,6 +1,6 @@
 //! Whether the server answers: kept for progress lines, for `soft` and for the log.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use super::time::{Instant, now};
 
 /// From when on a silence is worth a word.
 const SILENCE_WORTH_TELLING: Duration = Duration::from_secs(2);
+
+/// How long calls are tried on a server that was given up, unless it answers.
+const SECOND_LIMIT: Duration = Duration::from_secs(1);
 
 /// What is known about one server, shared by its connections and callers.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Status {
     busy_since_ms: AtomicU64,
     /// Since when every answer is "try again later", in milliseconds after `origin`; 0 for not.
     put_off_since_ms: AtomicU64,
+    /// A call was given up, and nothing was answered since.
+    given_up: AtomicBool,
     /// Why the last connection was lost, while none has answered since.
     trouble: Mutex<Option<String>>,
 }
@@ -34,6 +39,7 @@ impl Status {
             outstanding: AtomicUsize::new(0),
             busy_since_ms: AtomicU64::new(0),
             put_off_since_ms: AtomicU64::new(0),
+            given_up: AtomicBool::new(false),
             trouble: Mutex::new(None),
         }
     }
@@ -49,6 +55,7 @@ impl Status {
 
     /// A reply came: whatever was wrong is over.
     pub(super) fn answered(&self) {
+        self.given_up.store(false, Ordering::Relaxed);
         if let Some(trouble) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tracing::info!(server = self.server, was = trouble, "the NFS server answers again");
         }
@@ -88,10 +95,22 @@ impl Status {
         Outstanding(self)
     }
 
-    /// How long nothing has moved although something should, seen by a call begun at `since`.
-    pub(super) fn silence_since(&self, since: Instant) -> Duration {
-        let moved = self.origin + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
-        moved.max(since).elapsed()
+    /// How long nothing has moved although there were calls to answer.
+    pub(super) fn silence(&self) -> Duration {
+        let since_ms = self.moved_ms.load(Ordering::Relaxed).max(self.busy_since_ms.load(Ordering::Relaxed));
+        Duration::from_millis(self.now_ms().saturating_sub(since_ms))
+    }
+
+    /// A call was given up for silence.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// How much silence a caller that allows `limit` has to bear: not much again after a call
+    /// was given up, or cleaning up would double the time.
+    pub(super) fn patience_left(&self, limit: Duration) -> Duration {
+        let limit = if self.given_up.load(Ordering::Relaxed) { limit.min(SECOND_LIMIT) } else { limit };
+        limit.saturating_sub(self.silence())
     }
 
     /// See [`Storage::waiting`](comio_core::storage::Storage::waiting).
@@ -99,8 +118,7 @@ impl Status {
         if self.outstanding.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let since = Duration::from_millis(self.busy_since_ms.load(Ordering::Relaxed));
-        let silence = self.silence_since(self.origin + since);
+        let silence = self.silence();
         if silence < SILENCE_WORTH_TELLING {
             return self.putting_off();
         }

@@ -143,7 +143,11 @@ fn split_authority(authority: &str) -> Result<(String, Option<u16>), String> {
     }
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (host, rest) = rest.split_once(']').ok_or("the bracket of the IPv6 address is not closed")?;
-        (host, rest.strip_prefix(':').or(if rest.is_empty() { None } else { Some(rest) }))
+        let port = rest.strip_prefix(':');
+        if port.is_none() && !rest.is_empty() {
+            return Err("a port follows the bracket after a colon".to_owned());
+        }
+        (host, port)
     } else {
         authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)))
     };

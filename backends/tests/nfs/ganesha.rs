@@ -262,8 +262,8 @@ fn soft_fails_in_its_time_in_a_black_hole() {
     let took = cut.expect("the link was cut").elapsed();
     let EngineError::Storage(error) = saved.expect_err("soft gives up") else { panic!("a storage's error") };
     assert_eq!(error.kind, StorageErrorKind::Unreachable, "{error}");
-    // Four seconds for the save, and four to see that nothing can be removed either.
-    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(11), "{took:?}: {error}");
+    // Four seconds for the save, and one or two to see that nothing can be removed either.
+    assert!(took > Duration::from_secs(3) && took < Duration::from_secs(8), "{took:?}: {error}");
 }
 
 #[test]
