@@ -175,7 +175,9 @@ mod test {
     fn save_files_of_any_xl_are_detected() {
         assert!(is_xl(XL_MAGIC));
         assert!(is_xl(b"Xen saved domain\0"));
-        assert!(!is_xl(b"Xen saved domai"));
+        assert!(is_xl(b"Xen saved domai"), "cut off within the mark");
+        assert!(!is_xl(b"Xen saved demai"));
+        assert!(!is_xl(b""));
         assert!(!is_xl(&[0; 48]));
     }
 
