@@ -330,7 +330,8 @@ fn a_stuck_pipe_blocks_neither_workers_nor_the_end() {
     assert!(futures::FutureExt::now_or_never(reader.next(&bench.buffers)).is_none());
     assert_eq!(block_on(bench.workers.submit_io(|| 1)), Ok(1));
     drop(reader);
-    writer_end.unwrap().write_all(b"too late").unwrap();
+    // Either the hanging read takes it, or it had not begun and nobody is left to.
+    let _ = writer_end.unwrap().write_all(b"too late");
 }
 
 #[test]
