@@ -5,4 +5,5 @@ pub mod local;
 pub mod nfs;
 pub mod pool;
 pub mod tape;
+pub mod toolstack;
 pub mod xen;

@@ -10,6 +10,10 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use comio_core::ecbc::Method;
 
+mod guests;
+
+pub(crate) use guests::{Checkpoint, List, Recover, Restore, Save, Xen, duration};
+
 /// Saves and restores virtual machines fast by compressing their memory page by page.
 ///
 /// IMAGE is everywhere a path or a URL nfs://host[:port]/export/directory/name?options.
@@ -25,6 +29,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Save a Xen guest, or all of them; it is destroyed only once its image is durable and checked.
+    Save(Save),
+    /// Take an image of a Xen guest that then runs on.
+    Checkpoint(Checkpoint),
+    /// Restore a Xen guest, or all of a directory; it runs only once every byte was checked.
+    Restore(Restore),
+    /// List Xen's domains, or the images of a directory.
+    List(List),
+    /// See to guests that an interrupted save or restore has left paused: let them run on.
+    Recover(Recover),
     /// Pack a Xen save file or a flat memory dump into an image.
     Pack(Pack),
     /// Give back, bit for bit, what was packed.
@@ -89,8 +103,9 @@ pub(crate) struct Ancestors {
     pub(crate) ancestors: Vec<String>,
 }
 
+/// What a new image rests on, how it is coded, and how that is told.
 #[derive(Debug, Args)]
-pub(crate) struct Pack {
+pub(crate) struct Packing {
     /// Store only what differs from this image of the same guest.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) parent: Option<String>,
@@ -102,9 +117,6 @@ pub(crate) struct Pack {
     pub(crate) template_memory: Size,
     #[command(flatten)]
     pub(crate) ancestors: Ancestors,
-    /// What SRC is.
-    #[arg(long, value_enum, default_value_t = Format::Auto)]
-    pub(crate) format: Format,
     /// How to code pages: fast, balanced or dense; or raw, lz4, zstd1 to compare.
     #[arg(long, default_value_t = Method::Balanced)]
     pub(crate) level: Method,
@@ -119,6 +131,15 @@ pub(crate) struct Pack {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) resources: Resources,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pack {
+    #[command(flatten)]
+    pub(crate) packing: Packing,
+    /// What SRC is.
+    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    pub(crate) format: Format,
     /// A file, a FIFO, or - for standard input.
     pub(crate) src: PathBuf,
     /// The image to make.

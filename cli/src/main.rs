@@ -4,6 +4,7 @@ mod ancestors;
 mod args;
 mod commands;
 mod exit;
+mod host_config;
 mod location;
 mod output;
 mod progress;

@@ -99,6 +99,23 @@ pub async fn open_sink(
     })
 }
 
+/// The save file that somebody writes into `pipe`; `name` is for messages.
+///
+/// # Errors
+/// [`TapeError::Io`] when no thread can be started for it.
+pub fn read_xl_pipe(pipe: File, name: String) -> Result<Box<dyn GuestReader>, TapeError> {
+    let thread = pipe_thread(&name)?;
+    Ok(stream::open(Cursor::new(Vec::new()).chain(pipe), TapeFormat::XEN_XL, name, thread))
+}
+
+/// Begins a save file that somebody reads from `pipe`; `name` is for messages.
+///
+/// # Errors
+/// [`TapeError::Io`] when no thread can be started for it.
+pub fn write_xl_pipe(pipe: File, name: String) -> Result<Box<dyn GuestWriter>, TapeError> {
+    Ok(Box::new(XlWriter::new(sink::Sink::pipe(name, pipe)?)))
+}
+
 type StreamInput = io::Chain<Cursor<Vec<u8>>, File>;
 
 fn is_stdio(path: &Path) -> bool {

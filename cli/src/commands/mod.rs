@@ -5,13 +5,18 @@ mod clean;
 mod cp;
 mod extract;
 mod flatten;
+mod host;
 mod inspect;
+mod list;
 mod listing;
 mod manual;
 mod pack;
+mod recover;
 mod recover_image;
 mod report;
+mod restore;
 mod rm;
+mod save;
 mod scenario;
 mod template;
 mod unpack;
@@ -23,6 +28,11 @@ use crate::exit::Exit;
 /// Runs a command.
 pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
     match command {
+        Command::Save(args) => save::run(args).await,
+        Command::Checkpoint(args) => save::checkpoint(args).await,
+        Command::Restore(args) => restore::run(args).await,
+        Command::List(args) => list::run(args).await,
+        Command::Recover(args) => recover::run(args).await,
         Command::Pack(args) => pack::run(args).await,
         Command::Unpack(args) => unpack::run(args).await,
         Command::Extract(args) => extract::run(args).await,
