@@ -6,6 +6,7 @@ mod commands;
 mod exit;
 mod host_config;
 mod location;
+mod marks;
 mod output;
 mod progress;
 mod session;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use comio_backends::toolstack::journal::Operation;
 use comio_backends::toolstack::{DOMAIN_0, Domain, Xl};
+use comio_core::engine::EngineError;
 use futures::future::{Either, select};
 use futures::{StreamExt, stream};
 use serde::Serialize;
@@ -179,7 +180,13 @@ pub(super) async fn restore_all(args: Restore) -> anyhow::Result<Exit> {
 
 async fn restore_one(args: &Restore, directory: &str, session: &Session, name: &str) -> Outcome<Restored> {
     let restored = async { restore::restore(session, args, &within(directory, name)?).await };
-    let outcome = Outcome::of(name, "restored", restored.await);
+    let restored = restored.await;
+    let used = restored.as_ref().err().and_then(|error| error.downcast_ref::<EngineError>());
+    let used = matches!(used, Some(EngineError::Consumed(_)));
+    let mut outcome = Outcome::of(name, "restored", restored);
+    if used {
+        outcome.outcome = "consumed";
+    }
     tell(&outcome);
     outcome
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comio_core::engine::Image;
+use comio_core::engine::{self, Image};
 use comio_core::format::ancestor::Role;
 use comio_core::storage::{ObjectInfo, Storage};
 use serde::Serialize;
@@ -28,6 +28,9 @@ struct Summary {
     guest_bytes: u64,
     ratio: f64,
     incomplete: bool,
+    /// Why it must not be restored (again), if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used: Option<&'static str>,
     /// The images that pages of it are kept in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rests_on: Vec<RestsOn>,
@@ -47,6 +50,7 @@ pub(super) async fn run(args: Ls) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
     let storage = session.directory(&args.directory).await?;
     let mut objects = storage.list().await?;
+    objects.retain(|object| !engine::is_mark(&object.name));
     objects.sort_by(|a, b| a.name.cmp(&b.name));
     let mut listed = Vec::new();
     for object in objects {
@@ -67,6 +71,11 @@ async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> Listed {
         Ok(reader) => Image::open(reader).await.ok(),
         Err(_) => None,
     };
+    let mut used = None;
+    if let Some(image) = &image {
+        let mark = engine::consumed(storage, &image.superblock().uuid).await;
+        used = mark.unwrap_or(None).map(|mark| mark.why.word());
+    }
     let summary = image.map(|image| {
         let guest_bytes = image.footer().totals.pages * comio_core::PAGE_SIZE as u64;
         Summary {
@@ -75,6 +84,7 @@ async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> Listed {
             guest_bytes,
             ratio: share(guest_bytes, image.len()),
             incomplete: image.footer().incomplete,
+            used,
             rests_on: rests_on(&image),
         }
     });
@@ -153,9 +163,10 @@ fn table(listed: &[Listed]) -> String {
 /// What an image rests on, for people; what is not here is said to be elsewhere.
 fn stems(row: &Listed) -> String {
     let rests_on = row.image.iter().flat_map(|image| &image.rests_on);
+    let used = row.image.as_ref().and_then(|image| image.used).map(|why| format!("[{why}]"));
     let words = rests_on.map(|ancestor| {
         let elsewhere = if ancestor.here { "" } else { " (not here)" };
         format!("{} {}{elsewhere}", ancestor.role, ancestor.name)
     });
-    words.collect::<Vec<_>>().join(", ")
+    words.chain(used).collect::<Vec<_>>().join(", ")
 }

@@ -4,11 +4,12 @@ use anyhow::Context;
 use comio_backends::toolstack::journal::{Entry, Operation, Step};
 use comio_backends::toolstack::recovery::{Found, Recovery};
 use comio_backends::toolstack::{Domain, Xl, open_journal};
-use comio_core::engine::{self, Image, Progress};
+use comio_core::engine::{self, ConsumedBy, Image, Progress};
 use serde::Serialize;
 
 use crate::args::{Recover, Resources};
 use crate::exit::Exit;
+use crate::marks;
 use crate::output;
 use crate::session::Session;
 
@@ -76,7 +77,8 @@ async fn see_to(session: &Session, recovery: &Recovery, entry: &Entry, finish: b
     let image = complete_image(session, entry).await;
     let mut trouble = image.as_ref().err().map(|error| format!("{error:#}"));
     let image = image.unwrap_or(None);
-    let outcome = decide(session, recovery, entry, finish, image.as_ref()).await.unwrap_or_else(|error| {
+    let image = image.as_ref();
+    let outcome = decide(session, recovery, entry, finish, image).await.unwrap_or_else(|error| {
         trouble = Some(format!("{error:#}"));
         Outcome::Failed
     });
@@ -100,10 +102,14 @@ async fn decide(
     match recovery.find(entry) {
         Found::InWork => Ok(Outcome::InWork),
         Found::Gone => {
+            if (entry.operation, entry.step) == (Operation::Restore, Step::Streaming) {
+                unmark(session, entry).await?;
+            }
             recovery.forget(entry)?;
             Ok(Outcome::Gone)
         }
         Found::Runs(_) => {
+            mark_ran_on(session, entry, image).await?;
             recovery.forget(entry)?;
             Ok(Outcome::Runs)
         }
@@ -124,6 +130,7 @@ async fn paused(
     match (entry.operation, entry.step) {
         (Operation::Restore, Step::Streaming) => {
             recovery.destroy(entry).await?;
+            unmark(session, entry).await?;
             return Ok(Outcome::RemovedHalfMade);
         }
         (Operation::Hold, Step::Held) if image.is_some() => {
@@ -140,8 +147,26 @@ async fn paused(
             return Ok(Outcome::Destroyed);
         }
     }
+    // The guest comes first: it runs on even if its image cannot be marked.
+    let marked = mark_ran_on(session, entry, image).await;
     recovery.unpause(entry, domain).await?;
+    marked.context("the guest runs on, but its image could not be marked: do not restore that")?;
     Ok(Outcome::Unpaused)
+}
+
+/// The guest goes on, so its image must not be restored beside it.
+async fn mark_ran_on(session: &Session, entry: &Entry, image: Option<&Image>) -> anyhow::Result<()> {
+    let Some(image) = image.filter(|_| entry.operation != Operation::Restore) else { return Ok(()) };
+    let location = session.image(&entry.image).await?;
+    let mark = marks::mark(image.superblock().uuid, ConsumedBy::RanOn);
+    Ok(marks::put(&*location.storage, &mark, true).await?)
+}
+
+/// The guest was never restored, so its image can be.
+async fn unmark(session: &Session, entry: &Entry) -> anyhow::Result<()> {
+    let location = session.image(&entry.image).await?;
+    let uuid = uuid::Uuid::parse_str(&entry.image_uuid).context("the journal names no valid image")?;
+    Ok(engine::unconsume(&*location.storage, &uuid.into_bytes()).await?)
 }
 
 /// The image of `entry`'s save, if it came to be.

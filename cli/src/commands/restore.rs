@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use comio_backends::toolstack::journal::Operation;
 use comio_backends::toolstack::{Plan, Toolstack, Xl, open_journal};
 use comio_backends::xen::SavedConfig;
-use comio_core::engine::{self, Image};
+use comio_core::engine::{self, ConsumedBy, Image};
 use comio_core::format::frame::{FrameItem, items};
 use comio_core::tape::TapeFormat;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::host;
 use super::save::now;
 use crate::args::Restore;
 use crate::exit::Exit;
+use crate::marks;
 use crate::output;
 use crate::session::Session;
 
@@ -60,6 +61,11 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         start_paused: args.paused,
     };
     let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
+    // First of all: of two hosts that restore it at once, one goes on.
+    let uuid = image.superblock().uuid;
+    let before = engine::consumed(&*location.storage, &uuid).await?;
+    let mark = marks::mark(uuid, ConsumedBy::Restored);
+    marks::put(&*location.storage, &mark, args.force).await?;
     let restoring = engine::restore_guest(
         &session.engine,
         &*location.storage,
@@ -68,7 +74,17 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         &saved.name,
         &session.progress,
     );
-    let report = session.run_with_guest(&format!("restoring {}", saved.name), restoring).await?;
+    let report = match session.run_with_guest(&format!("restoring {}", saved.name), restoring).await {
+        Ok(report) => report,
+        Err(error) => {
+            if let Err(unmarked) = engine::unconsume(&*location.storage, &uuid).await {
+                output::say(&format!(
+                    "the image stays marked as restored ({unmarked}): use --force next time"
+                ));
+            }
+            return Err(error);
+        }
+    };
     Ok(Restored {
         guest: saved.name,
         guest_uuid: saved.uuid,

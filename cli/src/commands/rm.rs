@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
-use comio_core::engine::Image;
+use comio_core::engine::{self, Image};
 
 use crate::ancestors;
 use crate::args::{Resources, Rm};
@@ -21,9 +21,22 @@ pub(super) async fn run(args: Rm) -> anyhow::Result<Exit> {
         refuse_needed(&locations).await?;
     }
     for location in &locations {
-        location.storage.remove(&location.name).await?;
+        remove(location).await?;
     }
     Ok(Exit::Done)
+}
+
+/// Removes an image, and then its mark, which nothing else needs.
+async fn remove(location: &Location) -> anyhow::Result<()> {
+    let mut uuid = None;
+    if let Ok(reader) = location.storage.open(&location.name).await {
+        uuid = Image::open(reader).await.ok().map(|image| image.superblock().uuid);
+    }
+    location.storage.remove(&location.name).await?;
+    if let Some(uuid) = uuid {
+        engine::unconsume(&*location.storage, &uuid).await?;
+    }
+    Ok(())
 }
 
 /// Refuses if an image that stays rests on one that goes. All are looked at before any goes.

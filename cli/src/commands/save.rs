@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use comio_backends::toolstack::journal::Operation;
 use comio_backends::toolstack::{Domain, Plan, Toolstack, Xl, open_journal};
-use comio_core::engine::{self, SaveReport};
+use comio_core::engine::{self, ConsumedBy, SaveReport};
 use serde::Serialize;
 
 use super::host;
@@ -13,6 +13,7 @@ use super::pack::{self, Report};
 use crate::ancestors;
 use crate::args::{Checkpoint, Packing, Save, Xen};
 use crate::exit::Exit;
+use crate::marks;
 use crate::output;
 use crate::session::{Session, save_options};
 
@@ -91,6 +92,7 @@ pub(super) async fn save(
         start_paused: false,
     };
     let toolstack = Toolstack::new(Xl::new(xen.xl.clone()), open_journal(&xen.state_dir)?, plan);
+    let ran_on = (operation != Operation::Save).then(|| marks::mark(options.uuid, ConsumedBy::RanOn));
     let started = now();
     let saving = engine::save_guest_upon(
         &session.engine,
@@ -100,6 +102,7 @@ pub(super) async fn save(
         &*target.storage,
         &target.name,
         &options,
+        ran_on.as_ref(),
         &session.progress,
     );
     let report: SaveReport = session.run_with_guest(&format!("saving {}", domain.name), saving).await?;

@@ -1,8 +1,8 @@
 //! Whole guests: the order of steps that makes it impossible to lose one.
 
 use super::{
-    Engine, EngineError, Foundation, Image, Progress, RestoreReport, SaveOptions, SaveReport, restore,
-    save_upon, verify_deep,
+    Consumed, Engine, EngineError, Foundation, Image, Progress, RestoreReport, SaveOptions, SaveReport,
+    consume, restore, save_upon, verify_deep,
 };
 use crate::format::FormatError;
 use crate::hypervisor::Hypervisor;
@@ -24,10 +24,11 @@ pub async fn save_guest(
     options: &SaveOptions,
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
-    save_guest_upon(engine, None, hypervisor, guest, storage, name, options, progress).await
+    save_guest_upon(engine, None, hypervisor, guest, storage, name, options, None, progress).await
 }
 
 /// As [`save_guest`], with pages left out that `foundation` has already: see [`save_upon`].
+/// An image whose guest goes on gets the mark `ran_on` before that: see [`consume`].
 ///
 /// # Errors
 /// As [`save_guest`].
@@ -40,12 +41,19 @@ pub async fn save_guest_upon(
     storage: &dyn Storage,
     name: &str,
     options: &SaveOptions,
+    ran_on: Option<&Consumed>,
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
     let mut held = hypervisor.begin_save(guest).await?;
     match save_upon(engine, foundation, held.reader(), storage, name, options, progress).await {
         Ok(report) => {
+            let marked = match ran_on {
+                Some(mark) => consume(storage, mark, true, mark.unix_s).await,
+                None => Ok(()),
+            };
+            // The guest goes on even if its image could not be marked.
             held.release().await?;
+            marked?;
             Ok(report)
         }
         Err(failure) => match held.resume().await {
