@@ -77,9 +77,13 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     let report = match session.run_with_guest(&format!("restoring {}", saved.name), restoring).await {
         Ok(report) => report,
         Err(error) => {
-            if let Err(unmarked) = engine::unconsume(&*location.storage, &uuid).await {
+            let unmarked = match before {
+                Some(before) => marks::put(&*location.storage, &before, true).await,
+                None => engine::unconsume(&*location.storage, &uuid).await,
+            };
+            if let Err(problem) = unmarked {
                 output::say(&format!(
-                    "the image stays marked as restored ({unmarked}): use --force next time"
+                    "the image stays marked as restored ({problem}): use --force next time"
                 ));
             }
             return Err(error);
