@@ -26,7 +26,7 @@ pub use encode::{Layout, layout};
 
 pub(crate) use upon::words_alike;
 
-pub(crate) use decode::{decode_page, difference_reference, parse_table, references, unused_bytes_are_zero};
+pub(crate) use decode::{difference_reference, parse_table, references, unused_bytes_are_zero};
 
 /// A segment that cannot be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,18 @@ pub trait SegmentCoder: Send + Sync {
         pages: Buffer,
     ) -> Result<(Batch, Tally), SegmentError> {
         self.decode(uuid, entry, segment, pages)
+    }
+
+    /// Checks the stored bytes of a segment and of all that its pages rest on; decodes nothing.
+    /// Modelled pages have no checks.
+    fn check_stored(
+        &self,
+        _uuid: &ImageUuid,
+        _entry: &DirectoryEntry,
+        _segment: &Payload,
+        _bases: &Bases,
+    ) -> Result<(), SegmentError> {
+        Ok(())
     }
 
     /// Checks a segment without its ancestors: all of it, but of pages that rest on others
@@ -240,6 +252,16 @@ impl SegmentCoder for EcbcCoder {
     ) -> Result<(Batch, Tally), SegmentError> {
         let bytes = segment.bytes()?;
         self.with_decoder(|decoder| decode::segment(decoder, uuid, entry, bytes, bases, pages))
+    }
+
+    fn check_stored(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        bases: &Bases,
+    ) -> Result<(), SegmentError> {
+        Ok(decode::check_segment(uuid, entry, segment.bytes()?, bases)?)
     }
 
     fn check_alone(
