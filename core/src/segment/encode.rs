@@ -3,7 +3,7 @@
 use super::upon::{self, Upon};
 use super::{Bases, EncodedSegment, RestsOn, SegmentError};
 use crate::buffer::{Buffer, Payload};
-use crate::ecbc::{BLOB_ROOM, PageCode, PageEncoder, Tally};
+use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
@@ -34,10 +34,10 @@ struct PlacedPage {
 }
 
 impl Scratch {
-    pub(super) fn new(encoder: PageEncoder) -> Self {
+    pub(super) fn new(method: Method) -> Self {
         Self {
-            encoder,
-            upon: Upon::new(),
+            encoder: PageEncoder::new(method),
+            upon: Upon::new(method),
             blobs: Vec::new(),
             placed: Vec::new(),
             lens: Vec::new(),

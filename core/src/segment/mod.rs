@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::{Buffer, NotBytes, Payload};
-use crate::ecbc::{Method, PageDecoder, PageEncoder, Tally};
+use crate::ecbc::{Method, PageDecoder, Tally};
 use crate::format::ancestor::ANCESTORS_MAX;
 use crate::format::directory::DirectoryEntry;
 use crate::format::placement::Placement;
@@ -172,7 +172,7 @@ impl EcbcCoder {
     /// Runs `f` with an encoder of the calling worker's own.
     fn with_encoder<T>(&self, f: impl FnOnce(&mut encode::Scratch) -> T) -> T {
         let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(PageEncoder::new(self.method)));
+        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(self.method));
         let result = f(&mut scratch);
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
