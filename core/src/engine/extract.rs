@@ -122,7 +122,7 @@ async fn fetch(image: &Image, pfn: u64) -> Result<Found, EngineError> {
     let (mut bases, mut base_cost) = (Bases::default(), Cost::default());
     if let Some(reference) = reference {
         let located = locate(image.lineage(), &[Wanted { index: 0, pfn, reference }]).await?;
-        Plan::of(located).read(image.lineage(), None, &mut bases, &mut base_cost).await?;
+        Plan::of(image.lineage(), located)?.read(image.lineage(), None, &mut bases, &mut base_cost).await?;
     }
     Ok(Found { pfn, entry, at, blob, bases, base_cost })
 }

@@ -269,7 +269,10 @@ impl Survey {
         let sample: Vec<usize> = first.iter().map(|(_, located)| located.index).collect();
         let first = first.into_iter().map(|(_, located)| located).chain(self.compare).chain(alike).collect();
         let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
-        let (first, rest) = (Plan::of(first), Plan::of(rest));
+        let (first, rest) = match (Plan::of(lineage, first), Plan::of(lineage, rest)) {
+            (Ok(first), Ok(rest)) => (first, rest),
+            (Err(error), _) | (_, Err(error)) => return Ok((batch, Err(error))),
+        };
         let Room { slot, reservation } = first.room(&engine.encoded, rest.bytes()).await?;
         let mut bases = Bases { reservation: Some(reservation), ..Bases::default() };
         let mut cost = Cost::default();

@@ -9,14 +9,12 @@ use super::{BASE_SLOTS, EngineError};
 use crate::PAGE_SIZE;
 use crate::buffer::{BudgetTooSmall, Buffer, BufferPool, Reservation};
 use crate::format::FormatError;
+use crate::format::ancestor::ANCESTORS_MAX;
 use crate::format::entry::{Entry, GRANULE};
 use crate::segment::{Base, Bases, BlobAt, StoredPage, difference_reference};
 
 /// Reads under way at once for one batch.
 const READS_AT_ONCE: usize = 16;
-/// Bytes between two pages that are rather read than asked around, the most first: a request
-/// takes a server as long as some ten KiB.
-const GAPS: [usize; 3] = [32 << 10, 8 << 10, GRANULE - 1];
 /// What reading a page may take at most, gaps and what it rests on in turn included, in bytes.
 const BYTES_A_PAGE: usize = 2 * PAGE_SIZE;
 
@@ -44,14 +42,17 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The fewest reads that stay within [`BYTES_A_PAGE`] on average.
-    pub(super) fn of(located: Vec<Located>) -> Self {
+    /// As many reads as the storages think best, within [`BYTES_A_PAGE`] on average.
+    ///
+    /// # Errors
+    /// [`EngineError::Ancestor`] for an ancestor that is not at hand.
+    pub(super) fn of(lineage: &Lineage, located: Vec<Located>) -> Result<Self, EngineError> {
         let differences = located.iter().filter(|located| is_difference(located)).count();
         let bytes_max = located.len() * BYTES_A_PAGE;
         // Each difference rests on a page that is known when the difference was read.
-        let stretches = stretches(&located, bytes_max - differences * PAGE_SIZE);
+        let stretches = stretches(lineage, &located, bytes_max - differences * PAGE_SIZE)?;
         let bytes = bytes_max.min(total(&stretches) + differences * BYTES_A_PAGE);
-        Self { located, stretches, bytes }
+        Ok(Self { located, stretches, bytes })
     }
 
     /// Whether there is no page in it.
@@ -92,7 +93,7 @@ impl Plan {
         }
         let pages = read_blobs(lineage, &self.located, self.stretches, &mut bases.buffers, cost).await?;
         let under = locate_under(lineage, &self.located, &pages, bases).await?;
-        let stretches = stretches(&under, room);
+        let stretches = stretches(lineage, &under, room)?;
         let under_pages = read_blobs(lineage, &under, stretches, &mut bases.buffers, cost).await?;
         for (located, page) in self.located.iter().zip(pages) {
             if bases.pages.len() <= located.index {
@@ -189,10 +190,13 @@ async fn read_blobs(
     Ok(pages)
 }
 
+/// A page's place: ancestor, offset and length in bytes, and which of the located pages it is.
+type Place = (u8, u64, usize, usize);
+
 /// Pages by where they lie, those close together in one stretch, within `bytes_max`; that must
 /// be enough for pages without gaps.
-fn stretches(located: &[Located], bytes_max: usize) -> Vec<Stretch> {
-    let mut order: Vec<(u8, u64, usize, usize)> = located
+fn stretches(lineage: &Lineage, located: &[Located], bytes_max: usize) -> Result<Vec<Stretch>, EngineError> {
+    let mut order: Vec<Place> = located
         .iter()
         .enumerate()
         .filter_map(|(page, located)| {
@@ -200,23 +204,24 @@ fn stretches(located: &[Located], bytes_max: usize) -> Vec<Stretch> {
         })
         .collect();
     order.sort_unstable();
-    let mut stretches = Vec::new();
-    for gap_max in GAPS {
-        stretches = joined(&order, gap_max);
-        if total(&stretches) <= bytes_max {
-            break;
-        }
+    let mut gaps = [0; ANCESTORS_MAX];
+    for pages in order.chunk_by(|one, next| one.0 == next.0) {
+        let ancestor = pages[0].0;
+        gaps[usize::from(ancestor)] = lineage.member(ancestor)?.reader().request_bytes();
     }
-    stretches
+    let joined_within = |part: usize| joined(&order, &gaps.map(|gap| (gap / part).max(GRANULE - 1)));
+    let fits = |stretches: &Vec<Stretch>| total(stretches) <= bytes_max;
+    let found = [1, 4].into_iter().map(joined_within).find(fits);
+    Ok(found.unwrap_or_else(|| joined(&order, &[GRANULE - 1; ANCESTORS_MAX])))
 }
 
-/// Ordered pages in stretches without a gap of more than `gap_max` bytes.
-fn joined(order: &[(u8, u64, usize, usize)], gap_max: usize) -> Vec<Stretch> {
+/// Ordered pages in stretches without longer gaps than `gaps` allows for each ancestor.
+fn joined(order: &[Place], gaps: &[usize; ANCESTORS_MAX]) -> Vec<Stretch> {
     let mut stretches: Vec<Stretch> = Vec::new();
     for &(ancestor, at, len, page) in order {
         if let Some(stretch) = stretches.last_mut().filter(|stretch| stretch.ancestor == ancestor) {
             let start = usize::try_from(at - stretch.at).unwrap_or(usize::MAX);
-            if start <= stretch.len.saturating_add(gap_max) {
+            if start <= stretch.len.saturating_add(gaps[usize::from(ancestor)]) {
                 stretch.len = stretch.len.max(start + len);
                 stretch.pages.push((page, start));
                 continue;

@@ -244,7 +244,7 @@ async fn bases_of(
     }
     let wanted: Vec<Wanted> =
         found.into_iter().map(|(index, pfn, reference)| Wanted { index, pfn, reference }).collect();
-    let plan = Plan::of(locate(image.lineage(), &wanted).await?);
+    let plan = Plan::of(image.lineage(), locate(image.lineage(), &wanted).await?)?;
     let Room { slot, reservation } = plan.room(&engine.encoded, 0).await?;
     let mut bases = Bases { reservation: Some(reservation), ..Bases::default() };
     plan.read(image.lineage(), slot, &mut bases, &mut Cost::default()).await?;
