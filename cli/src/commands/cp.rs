@@ -2,6 +2,7 @@
 
 use comio_core::engine::{self, EngineError, Image};
 
+use crate::ancestors;
 use crate::args::Cp;
 use crate::exit::Exit;
 use crate::location::Location;
@@ -14,6 +15,9 @@ pub(super) async fn run(args: Cp) -> anyhow::Result<Exit> {
     let mut to = session.image(&args.target).await?;
     if args.target.ends_with('/') {
         to = Location { storage: session.directory(&args.target).await?, name: from.name.clone() };
+    }
+    if !args.no_clobber {
+        ancestors::refuse_to_replace_needed_by_copy(&to, &from).await?;
     }
     let source = from.storage.open(&from.name).await.map_err(EngineError::from)?;
     let options = save_options(!args.no_clobber);

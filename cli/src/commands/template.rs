@@ -17,7 +17,7 @@ pub(super) async fn run(template: Template) -> anyhow::Result<Exit> {
 }
 
 async fn make(args: TemplateMake) -> anyhow::Result<Exit> {
-    let session = Session::with_coder(&args.resources, args.level, Placement::Hybrid)?;
+    let session = Session::with_coder(&args.resources, args.level, Placement::Ordered)?;
     let mut images = Vec::with_capacity(args.images.len());
     for image in &args.images {
         let location = session.image(image).await?;

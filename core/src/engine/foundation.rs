@@ -7,8 +7,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::gather::{self, Finder, Located, Wanted, bytes_needed};
+use super::gather::{Cost, Plan, Room};
 use super::lineage::{Lineage, Member};
+use super::locate::{Finder, Located, Wanted};
 use super::{Engine, EngineError, Image};
 use crate::PAGE_SIZE;
 use crate::buffer::Payload;
@@ -261,26 +262,29 @@ impl Survey {
             Ok(alike) => alike,
             Err(error) => return Ok((batch, Err(error))),
         };
-        let reading = self.compare.iter().chain(&self.changed).chain(&alike);
-        let units: usize = reading.map(|located| 1 + usize::from(is_difference(located))).sum();
-        let reservation = engine.encoded.reserve(bytes_needed(units)).await?;
         let changed = std::mem::take(&mut self.changed);
         let few = changed.len() * FEW <= self.telling;
         let (first, rest): (Vec<_>, Vec<_>) =
             changed.into_iter().enumerate().partition(|(i, _)| few || i % SAMPLE == 0);
         let sample: Vec<usize> = first.iter().map(|(_, located)| located.index).collect();
         let first = first.into_iter().map(|(_, located)| located).chain(self.compare).chain(alike).collect();
-        let (mut bases, mut cost) = match gather::read(lineage, first, Some(reservation)).await {
-            Ok(read) => read,
-            Err(error) => return Ok((batch, Err(error))),
+        let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
+        let (first, rest) = match (Plan::of(lineage, first), Plan::of(lineage, rest)) {
+            (Ok(first), Ok(rest)) => (first, rest),
+            (Err(error), _) | (_, Err(error)) => return Ok((batch, Err(error))),
         };
+        let Room { slot, reservation } = first.room(&engine.encoded, rest.bytes()).await?;
+        let mut bases = Bases { reservation: Some(reservation), ..Bases::default() };
+        let mut cost = Cost::default();
+        if let Err(error) = first.read(lineage, slot, &mut bases, &mut cost).await {
+            return Ok((batch, Err(error)));
+        }
         let mut batch = batch;
         if !rest.is_empty() {
             let (back, pays);
             (back, bases, pays) = differences_pay(engine, batch, bases, sample).await?;
             batch = back;
-            let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
-            if pays && let Err(error) = gather::add(lineage, rest, &mut bases, &mut cost).await {
+            if pays && let Err(error) = rest.read(lineage, None, &mut bases, &mut cost).await {
                 return Ok((batch, Err(error)));
             }
         }
@@ -295,12 +299,9 @@ impl Survey {
     }
 }
 
-fn is_difference(located: &Located) -> bool {
-    matches!(located.entry, Entry::Difference { .. })
-}
-
 async fn locate_alike(lineage: &Lineage, alike: &[(usize, Reference)]) -> Result<Vec<Located>, EngineError> {
     let mut finder = Finder::new(lineage);
+    finder.load(alike.iter().map(|(_, reference)| *reference)).await?;
     let mut located = Vec::with_capacity(alike.len());
     for &(index, reference) in alike {
         let found = finder.find(Wanted { index, pfn: 0, reference }).await?;

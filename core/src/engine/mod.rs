@@ -5,6 +5,7 @@
 //! one for pages, one for encoded segments. Each step holds at most one buffer of the first
 //! while it waits for one of the second, so the two cannot wait for each other.
 
+mod beforehand;
 mod commit;
 mod consumed;
 mod copy;
@@ -15,6 +16,7 @@ mod gather;
 mod guest;
 mod image;
 mod lineage;
+mod locate;
 mod page_index;
 mod partial;
 mod progress;
