@@ -1,27 +1,86 @@
 """The Xen test bench; `ci/xen` is its entry, docs/xen-bench.md its description."""
 
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import cases  # noqa: F401: fills the suite
 import images
+import program
+from bench import Bench
 from machine import Machine
 from shell import shell
 from storage import Storage
+from suite import CASES, run_cases
+
+SMOKE = ["pv-roundtrip"]
+KEPT_LOGS = 10
 
 
 def main(words: list[str]) -> int:
+    # Every way out passes the context managers, which power off.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if words == ["build"]:
-        images.images()
-        return 0
-    logs = Path(tempfile.mkdtemp(prefix="xen-bench-"))
-    with tempfile.TemporaryDirectory(prefix="xen-bench-nfs-") as directory, Storage(Path(directory)) as storage:
-        with Machine(images.images(), logs) as machine:
-            print(f"booted after {machine.wait_until_ready():.1f} s", file=sys.stderr, flush=True)
-            return shell(machine, storage, logs)
+    match words:
+        case ["build"]:
+            images.images()
+            return 0
+        case ["program"]:
+            program.build()
+            return 0
+        case ["list"]:
+            print("\n".join(CASES))
+            return 0
+        case ["shell"]:
+            return with_bench(Path(os.environ.get("COMIO_XEN_PROGRAM", "")), shell)
+        case ["smoke"]:
+            names = SMOKE
+        case ["full"]:
+            names = list(CASES)
+        case names if names and all(name in CASES for name in names):
+            pass
+        case _:
+            print(f"usage: ci/xen build|smoke|full|shell|list|CASE…; cases are {' '.join(CASES)}", file=sys.stderr)
+            return 2
+    return 1 if with_bench(program.program(), lambda bench: run_cases(bench, names)) else 0
+
+
+def with_bench(payload: Path, use) -> int:
+    """Boots, uses the bench, powers off; the logs stay."""
+    begin = time.monotonic()
+    logs = log_directory()
+    with (
+        tempfile.TemporaryDirectory(prefix="xen-bench-nfs-") as directory,
+        Storage(Path(directory), logs) as storage,
+        Machine(images.images(), logs, payload) as machine,
+    ):
+        try:
+            say(f"booted after {machine.wait_until_ready():.0f} s; logs in {logs}")
+            if payload.is_file():
+                program.install(machine)
+            result = use(Bench(machine, storage, logs))
+        except KeyboardInterrupt:
+            say("interrupted; powering off")
+            return 130
+    say(f"powered off after {time.monotonic() - begin:.0f} s; logs in {logs}")
+    return result
+
+
+def log_directory() -> Path:
+    """A new directory for this run's logs, in `COMIO_XEN_LOGS` or `target/xen-logs`; the newest few are kept."""
+    top = Path(os.environ.get("COMIO_XEN_LOGS") or program.ROOT / "target" / "xen-logs")
+    top.mkdir(parents=True, exist_ok=True)
+    older = sorted(top.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in older[KEPT_LOGS:]:
+        shutil.rmtree(old)
+    return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=top))
+
+
+def say(text: str) -> None:
+    print(f"xen bench: {text}", file=sys.stderr, flush=True)
 
 
 sys.exit(main(sys.argv[1:]))

@@ -3,16 +3,18 @@
     initrd      finds dom0's disk and adds the programs of `dom0/` and the guests' system to it
     guest.cpio  the guests' whole system, an initramfs: busybox and the files of `guest/`
     key         the ssh key that dom0 accepts in this boot
+    payload.tar what dom0 finds in /bench/payload: its second disk, many times faster than ssh
 """
 
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
 
-def make_boot_files(images: Path, target: Path) -> None:
+def make_boot_files(images: Path, target: Path, payload: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "xen-bench", "-f", target / "key"], check=True)
     guest = small_system(target / "guest.tree", images, "guest")
     shutil.copytree(HERE / "guest", guest, dirs_exist_ok=True)
@@ -25,6 +27,10 @@ def make_boot_files(images: Path, target: Path) -> None:
     shutil.copy2(target / "guest.cpio", bench)
     shutil.copy2(target / "key.pub", bench / "authorized_keys")
     pack_initramfs(initrd, target / "initrd")
+
+    with tarfile.open(target / "payload.tar", "w") as archive:
+        if payload.is_file():
+            archive.add(payload, payload.name)
 
 
 def small_system(tree: Path, images: Path, name: str) -> Path:

@@ -29,13 +29,14 @@ class CommandFailed(Exception):
 class Machine:
     """A booted machine. Use as a context manager: it is powered off at the end."""
 
-    def __init__(self, images: Path, logs: Path):
+    def __init__(self, images: Path, logs: Path, payload: Path):
         self.images = images
         self.logs = logs
+        self.payload = payload
         self.serial = logs / "serial.log"
         self.started = time.monotonic()
         self.files = tempfile.TemporaryDirectory(prefix="xen-bench-boot-")
-        make_boot_files(images, Path(self.files.name))
+        make_boot_files(images, Path(self.files.name), payload)
         self.qemu = self._start()
 
     def _start(self) -> subprocess.Popen:
@@ -48,7 +49,7 @@ class Machine:
             "-display", "none", "-monitor", "none", "-no-reboot", "-kernel", self.images / "xen", "-append", xen,
             # QEMU divides the list of modules at commas; the first one is Linux.
             "-initrd", f"{self.images / 'vmlinux'} {linux},{self.files.name}/initrd",
-            "-drive", disk,
+            "-drive", disk, "-drive", f"file={self.files.name}/payload.tar,if=virtio,format=raw,readonly=on",
             "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{SSH_PORT}-:22", "-device", "virtio-net-pci,netdev=net",
             "-serial", f"file:{self.serial}",
         ]  # fmt: skip
@@ -101,7 +102,7 @@ class Machine:
             [*self.ssh(), command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", timeout=limit,
         )  # fmt: skip
-        self._note(command, done.returncode, done.stdout)
+        self.note(f"{command}\n  -> {done.returncode}\n{done.stdout}")
         if check and done.returncode != 0:
             raise CommandFailed(command, done.returncode, done.stdout)
         return done
@@ -131,9 +132,10 @@ class Machine:
         packed = subprocess.run([*self.ssh(), command], stdout=subprocess.PIPE, timeout=COMMAND_LIMIT).stdout
         subprocess.run(["tar", "-x", "-C", target], input=packed, stderr=subprocess.DEVNULL, check=False)
 
-    def _note(self, command: str, status: int, output: str) -> None:
+    def note(self, text: str) -> None:
+        """Adds to the log of what was done in dom0."""
         with (self.logs / "commands.log").open("a") as log:
-            log.write(f"[{time.monotonic() - self.started:8.1f}] {command}\n  -> {status}\n{output}\n")
+            log.write(f"[{time.monotonic() - self.started:8.1f}] {text}\n")
 
     def __enter__(self) -> "Machine":
         return self

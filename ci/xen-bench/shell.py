@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from machine import Machine
-from storage import Storage
+from bench import Bench
 
 HELP = """
 dom0 CMD…              runs a command in dom0 (a shell without one)
@@ -19,11 +18,12 @@ $EXPORT                {export}
 """
 
 
-def shell(machine: Machine, storage: Storage, logs: Path) -> int:
+def shell(bench: Bench) -> int:
     """Runs the user's shell, or the script from standard input, and returns its status."""
-    tools = logs / "bin"
+    storage = bench.storage
+    tools = bench.logs / "bin"
     tools.mkdir()
-    ssh = shlex.join(machine.ssh())
+    ssh = shlex.join(bench.machine.ssh())
     write_tool(tools / "dom0", f'exec {ssh} "$@"')
     write_tool(tools / "put", f"""{ssh} "cat >'$2' && chmod 755 '$2'" <"$1\"""")
     images = storage.url("NAME.comio")

@@ -4,6 +4,7 @@ dom0 reaches it as 10.0.2.2, which QEMU's user network turns into the loopback o
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -13,16 +14,16 @@ HOST = "10.0.2.2"
 NFS_PORT = 12049
 MOUNT_PORT = 12050
 # The exports and their sizes: one with room, one that is soon full.
-EXPORTS = {"images": "1536m", "small": "24m"}
+EXPORTS = {"images": "1536m", "small": "8m"}
 READY_LIMIT = 60.0
 
 
 class Storage:
     """The server and the file systems that it exports, all in memory. Use as a context manager."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, logs: Path):
         self.directory = directory
-        self.log = directory / "ganesha.log"
+        self.log = logs / "ganesha.log"
         self.server: subprocess.Popen | None = None
         run("ip", "link", "set", "lo", "up")
         for name, size in EXPORTS.items():
@@ -34,7 +35,7 @@ class Storage:
         Path("/run/rpcbind").mkdir()
         self.portmapper = start("rpcbind", "-f")
         wait_for_port(111)
-        self.start()
+        self.empty()
 
     def path(self, export: str) -> Path:
         """An export's directory on the server."""
@@ -46,9 +47,9 @@ class Storage:
         return f"nfs://{HOST}/{export}/{name}?nfsport={NFS_PORT}&mountport={MOUNT_PORT}&uid=0&gid=0{extra}"
 
     def names(self, export: str = "images") -> list[str]:
-        """What the export holds, directories included."""
+        """The files of the export, with their directories."""
         top = self.path(export)
-        return sorted(str(path.relative_to(top)) for path in top.rglob("*"))
+        return sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file())
 
     def start(self) -> None:
         """Starts the server, and returns when it answers."""
@@ -63,6 +64,15 @@ class Storage:
             self.server.kill()
             self.server.wait()
             self.server = None
+
+    def empty(self) -> None:
+        """Removes everything from the exports; the server is restarted, since it holds removed files."""
+        self.kill()
+        for export in EXPORTS:
+            for entry in self.path(export).iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        (self.path("images") / "night").mkdir()
+        self.start()
 
     def restart(self) -> None:
         self.kill()
