@@ -85,6 +85,12 @@ class Guest:
             raise RuntimeError(f"{self.name} does not answer; its state is {self.state()}")
         return int(re.search(r"count (\d+)", answer)[1])
 
+    def write_pattern(self, generation: int) -> None:
+        """Fills known pages of the guest's memory (guest/www/cgi-bin/pattern)."""
+        answer = self.machine.out(f"busybox wget -qO- 'http://{self.address}/cgi-bin/pattern?{generation}'")
+        if f"generation {generation}" not in answer:
+            raise RuntimeError(f"{self.name} did not write its pattern: {answer}")
+
     def problem(self, before: Status) -> str | None:
         """What keeps this from being the guest that `before` was asked of, running on."""
         now = self.status()

@@ -50,3 +50,13 @@ def install(machine: Machine) -> None:
     else:
         machine.run(f"install {package} /usr/bin/comio")
     machine.note(machine.out("comio --version"))
+
+
+def unpacked(directory: Path) -> Path:
+    """The program to run beside dom0; of a package it is unpacked into the directory."""
+    if program().suffix != ".deb":
+        return program()
+    target = directory / "program"
+    if not target.exists():
+        subprocess.run(["dpkg-deb", "-x", program(), target], check=True)
+    return target / "usr" / "bin" / "comio"

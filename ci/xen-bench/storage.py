@@ -71,7 +71,9 @@ class Storage:
         for export in EXPORTS:
             for entry in self.path(export).iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        (self.path("images") / "night").mkdir()
+        # For whole hosts, and for traces.
+        for directory in ("night", "trace"):
+            (self.path("images") / directory).mkdir()
         self.start()
 
     def restart(self) -> None:
