@@ -14,6 +14,7 @@ mod report;
 mod rm;
 mod scenario;
 mod template;
+mod trace;
 mod unpack;
 mod verify;
 
@@ -36,6 +37,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Cp(args) => cp::run(args).await,
         Command::Clean(args) => clean::run(args).await,
         Command::Scenario(args) => scenario::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Report(args) => report::run(&args),
         Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Completions { shell } => manual::completions(shell),
