@@ -3,6 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "these texts are the program's help")]
 #![allow(rustdoc::broken_intra_doc_links, reason = "and no links")]
 
+mod record;
 mod trace;
 
 use std::num::NonZeroUsize;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use comio_core::ecbc::Method;
 use comio_simulator::units::Span;
 
+pub(crate) use record::Record;
 pub(crate) use trace::{Trace, TraceCheck, TraceList, TraceMake};
 
 /// Saves and restores virtual machines fast by compressing their memory page by page.
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     /// Run scenarios in the testbed.
     #[command(subcommand)]
     Scenario(Scenario),
+    /// Record the memory of a running Xen guest as a trace (in builds with the feature xen).
+    Record(Record),
     /// Traces: recorded guests over time, for scenarios.
     #[command(subcommand)]
     Trace(Trace),

@@ -105,7 +105,6 @@ struct Disguise {
 
 impl Disguise {
     /// That of guest `number`; the first [`DISGUISES`] guests have one each.
-    #[expect(clippy::cast_possible_truncation, reason = "both parts are below 256")]
     fn of(number: u64) -> Self {
         let number = number % DISGUISES;
         Self { shift: (number % 7) as u8 + 1, factor: (number / 7) as u8 * 2 + 1 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use comio_core::storage::{ObjectInfo, Storage, StorageError};
 
-pub(crate) use notes::Notes;
+pub(crate) use notes::{Notes, Recorded};
 pub(crate) use writer::TraceWriter;
 
 /// What the names of steps end in.
