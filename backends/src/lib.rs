@@ -4,5 +4,6 @@ pub mod embedded;
 pub mod local;
 pub mod nfs;
 pub mod pool;
+pub mod record;
 pub mod tape;
 pub mod xen;

@@ -8,6 +8,7 @@ mod location;
 mod output;
 mod progress;
 mod session;
+mod traces;
 mod world;
 
 use std::process::ExitCode;

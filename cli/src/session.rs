@@ -58,6 +58,11 @@ impl Session {
         Ok(Self { pool, engine, progress: Arc::default(), storages: Mutex::default() })
     }
 
+    /// The next operation's progress begins at nothing.
+    pub(crate) fn begin_next(&mut self) {
+        self.progress = Arc::default();
+    }
+
     /// What `text`, a path or URL of an image, means.
     pub(crate) async fn image(&self, text: &str) -> anyhow::Result<Location> {
         let location = Location::of_image(text, &self.pool).await?;

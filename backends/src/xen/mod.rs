@@ -9,6 +9,8 @@
 //! Both are synchronous, do no allocation that grows with the stream, and know nothing of
 //! files; [`crate::tape`] runs them on the worker pool.
 
+#[cfg(feature = "xen")]
+pub mod control;
 mod format;
 mod frame;
 mod input;

@@ -9,11 +9,13 @@ mod inspect;
 mod listing;
 mod manual;
 mod pack;
+mod record;
 mod recover_image;
 mod report;
 mod rm;
 mod scenario;
 mod template;
+mod trace;
 mod unpack;
 mod verify;
 
@@ -36,6 +38,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Cp(args) => cp::run(args).await,
         Command::Clean(args) => clean::run(args).await,
         Command::Scenario(args) => scenario::run(args).await,
+        Command::Record(args) => record::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Report(args) => report::run(&args),
         Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Completions { shell } => manual::completions(shell),
