@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -52,10 +53,12 @@ def with_bench(payload: Path, use) -> int:
     """Boots, uses the bench, powers off; the logs stay."""
     begin = time.monotonic()
     logs = log_directory()
+    # The bench's own /run: it goes with the namespace, whatever happens; rpcbind's socket is there too.
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    work = Path("/run/xen-bench")
     with (
-        tempfile.TemporaryDirectory(prefix="xen-bench-nfs-") as directory,
-        Storage(Path(directory), logs) as storage,
-        Machine(images.images(), logs, payload) as machine,
+        Storage(work / "storage", logs) as storage,
+        Machine(images.images(), work / "boot", logs, payload) as machine,
     ):
         try:
             say(f"booted after {machine.wait_until_ready():.0f} s; logs in {logs}")

@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def make_boot_files(images: Path, target: Path, payload: Path) -> None:
+    target.mkdir()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "xen-bench", "-f", target / "key"], check=True)
     guest = small_system(target / "guest.tree", images, "guest")
     shutil.copytree(HERE / "guest", guest, dirs_exist_ok=True)

@@ -2,7 +2,6 @@
 
 import shlex
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
@@ -29,14 +28,14 @@ class CommandFailed(Exception):
 class Machine:
     """A booted machine. Use as a context manager: it is powered off at the end."""
 
-    def __init__(self, images: Path, logs: Path, payload: Path):
+    def __init__(self, images: Path, files: Path, logs: Path, payload: Path):
         self.images = images
         self.logs = logs
         self.payload = payload
         self.serial = logs / "serial.log"
         self.started = time.monotonic()
-        self.files = tempfile.TemporaryDirectory(prefix="xen-bench-boot-")
-        make_boot_files(images, Path(self.files.name), payload)
+        self.files = files
+        make_boot_files(images, files, payload)
         self.qemu = self._start()
 
     def _start(self) -> subprocess.Popen:
@@ -48,8 +47,8 @@ class Machine:
             "qemu-system-x86_64", "-accel", "tcg", "-cpu", "qemu64,+svm,+npt", "-smp", "1", "-m", f"{MEMORY_MIB}M",
             "-display", "none", "-monitor", "none", "-no-reboot", "-kernel", self.images / "xen", "-append", xen,
             # QEMU divides the list of modules at commas; the first one is Linux.
-            "-initrd", f"{self.images / 'vmlinux'} {linux},{self.files.name}/initrd",
-            "-drive", disk, "-drive", f"file={self.files.name}/payload.tar,if=virtio,format=raw,readonly=on",
+            "-initrd", f"{self.images / 'vmlinux'} {linux},{self.files}/initrd",
+            "-drive", disk, "-drive", f"file={self.files}/payload.tar,if=virtio,format=raw,readonly=on",
             "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{SSH_PORT}-:22", "-device", "virtio-net-pci,netdev=net",
             "-serial", f"file:{self.serial}",
         ]  # fmt: skip
@@ -83,10 +82,10 @@ class Machine:
     def ssh(self) -> list[str]:
         """The ssh command as far as the options; all calls share one connection."""
         options = {
-            "IdentityFile": f"{self.files.name}/key",
+            "IdentityFile": f"{self.files}/key",
             "ControlMaster": "auto",
             "ControlPersist": "yes",
-            "ControlPath": f"{self.files.name}/control",
+            "ControlPath": f"{self.files}/control",
             "StrictHostKeyChecking": "no",
             "UserKnownHostsFile": "/dev/null",
             "LogLevel": "ERROR",
@@ -143,5 +142,4 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self.qemu.kill()
         self.qemu.wait()
-        self.files.cleanup()
 
