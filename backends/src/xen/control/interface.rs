@@ -77,13 +77,9 @@ impl Control {
     /// Opens it.
     ///
     /// # Errors
-    /// [`HypervisorError::Refused`] where there is no Xen, or this is not its control domain.
-    pub fn open() -> Result<Self, HypervisorError> {
-        let refused = |problem: String| HypervisorError::Refused {
-            action: "reach Xen for",
-            guest: "any".to_owned(),
-            problem,
-        };
+    /// In words, where there is no Xen, or this is not its control domain.
+    pub fn open() -> io::Result<Self> {
+        let refused = |problem: String| io::Error::other(format!("cannot reach Xen: {problem}"));
         if !Path::new(PRIVCMD).exists() {
             return Err(refused(format!(
                 "there is no {PRIVCMD}: this machine does not run Xen, or is not its control domain \
