@@ -14,6 +14,7 @@ use comio_core::engine::{
 use comio_core::format::entry::{content_check, tag};
 use comio_core::format::placement::Placement;
 use comio_core::hypervisor::{self, HypervisorError, MockHypervisor};
+use comio_core::page_set::PageSet;
 use comio_core::segment::EcbcCoder;
 use comio_core::storage::Storage;
 use comio_core::tape::{Batch, GuestReader, GuestWriter, Pfns, TapeError, TapeFormat, TapeItem};
@@ -245,6 +246,41 @@ fn a_chain_of_ten_increments_comes_back() {
     assert!(tenth < full / 4, "{tenth} bytes upon {full}");
 }
 
+/// The parent's pages are not read where the caller vouches for them: even a parent whose pages
+/// were damaged since is referred to. What the caller is wrong about is stored all the same.
+#[test]
+fn pages_known_to_be_unchanged_are_not_read() {
+    let storage = MemoryStorage::new();
+    let before = memory(1, 3000);
+    save(&storage, "0", 1, &before);
+    let whole = storage.contents("0").expect("saved").to_vec();
+    let mut damaged = whole.clone();
+    for entry in relative(&storage, "0").image.segments() {
+        let end = usize::try_from(entry.offset).expect("small") + entry.len();
+        damaged[end - entry.len() / 4..end].fill(0xa5);
+    }
+    let mut after = before.clone();
+    let (changed, new) =
+        (before.iter().find(|(_, page)| page[0] != page[1]).expect("text"), [0x5a; PAGE_SIZE]);
+    let changed = *changed.0;
+    after.insert(changed, new);
+    let same = |unchanged: PageSet| {
+        storage.insert("0", damaged.clone());
+        let foundation = Foundation::new(Some(relative(&storage, "0")), None).expect("complete");
+        let foundation = foundation.with_unchanged(Arc::new(unchanged));
+        let report = save_upon(&storage, "1", 2, &after, Some(&foundation));
+        storage.insert("0", whole.clone());
+        assert!(restore(&storage, "1").expect("restores") == after);
+        report.totals.tally.pages[usize::from(tag::SAME)]
+    };
+    // The caller vouches for the changed page, too.
+    let vouched = same(PageSet::all(1 << 31));
+    let compared = same(PageSet::none(0));
+    let telling = before.values().filter(|page| page.iter().any(|byte| *byte != page[0])).count() as u64;
+    assert!(vouched >= telling - 1, "{vouched} of {telling}");
+    assert!(compared < telling * 9 / 10, "{compared} of {telling}: the damage was not seen");
+}
+
 #[test]
 fn ten_thousand_random_pages_of_the_tenth_take_two_reads_at_most() {
     let storage = MemoryStorage::new();
@@ -380,7 +416,7 @@ impl hypervisor::NewGuest for NewGuest {
     }
 
     async fn start(self: Box<Self>) -> Result<(), HypervisorError> {
-        *self.started.lock().unwrap() = self.restored.0;
+        *self.started.lock().expect("no panic") = self.restored.0;
         Ok(())
     }
 

@@ -62,10 +62,10 @@ struct AncestorReport {
 }
 
 #[derive(Serialize)]
-struct Class {
-    name: &'static str,
-    pages: u64,
-    bytes: u64,
+pub(super) struct Class {
+    pub(super) name: &'static str,
+    pub(super) pages: u64,
+    pub(super) bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -179,7 +179,8 @@ fn ancestors(image: &Image) -> Vec<AncestorReport> {
     .collect()
 }
 
-fn classes(image: &Image) -> Vec<Class> {
+/// How many pages of `image` are of which class.
+pub(super) fn classes(image: &Image) -> Vec<Class> {
     let tally = &image.footer().totals.tally;
     let rows = (0u8..).zip(tally.pages.iter().zip(tally.bytes)).filter(|(_, (pages, _))| **pages > 0);
     rows.map(|(tag, (&pages, bytes))| Class { name: class_name(tag), pages, bytes }).collect()
@@ -198,7 +199,7 @@ fn class_name(number: u8) -> &'static str {
     }
 }
 
-fn tape_name(format: TapeFormat) -> &'static str {
+pub(super) fn tape_name(format: TapeFormat) -> &'static str {
     match format {
         TapeFormat::RAW => "raw",
         TapeFormat::XEN_XL => "xl",

@@ -11,6 +11,7 @@ mod list;
 mod listing;
 mod manual;
 mod pack;
+mod record;
 mod recover;
 mod recover_image;
 mod report;
@@ -19,6 +20,7 @@ mod rm;
 mod save;
 mod scenario;
 mod template;
+mod trace;
 mod unpack;
 mod verify;
 
@@ -46,6 +48,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Cp(args) => cp::run(args).await,
         Command::Clean(args) => clean::run(args).await,
         Command::Scenario(args) => scenario::run(args).await,
+        Command::Record(args) => record::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Report(args) => report::run(&args),
         Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Completions { shell } => manual::completions(shell),

@@ -72,8 +72,7 @@ impl Consumed {
 
 /// The name of the mark of image `image`.
 fn mark_name(image: &ImageUuid) -> String {
-    let hex: String = image.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{PREFIX}{hex}{SUFFIX}")
+    format!("{PREFIX}{:032x}{SUFFIX}", u128::from_be_bytes(*image))
 }
 
 /// Whether an object of this name is a mark, and no image.

@@ -19,8 +19,9 @@ use crate::format::ImageUuid;
 use crate::format::ancestor::{ANCESTORS_MAX, Ancestor, Role};
 use crate::format::entry::{ELSEWHERE_SEGMENTS, Entry, content_check};
 use crate::format::reference::{Place, Reference};
+use crate::page_set::PageSet;
 use crate::segment::{Base, Bases, Likeness, words_alike};
-use crate::tape::Batch;
+use crate::tape::{Batch, Pfns};
 use crate::template::KnownPages;
 
 /// One changed page in so many is looked at before the others are read.
@@ -44,6 +45,8 @@ pub struct Foundation {
     lineage: Lineage,
     parent: Option<u8>,
     template: Option<(u8, Arc<KnownPages>)>,
+    /// Pages of which the caller says that the parent has them as they are.
+    unchanged: Arc<PageSet>,
     trouble: Mutex<Option<String>>,
 }
 
@@ -83,7 +86,14 @@ impl Foundation {
             }
         }
         let parent = if has_parent { Some(0) } else { None };
-        Ok(Self { lineage, parent, template, trouble: Mutex::default() })
+        Ok(Self { lineage, parent, template, unchanged: Arc::default(), trouble: Mutex::default() })
+    }
+
+    /// With pages that the caller knows to be as they are in the parent (it watched the guest
+    /// since): where their checks agree, too, the parent's are not read to be compared.
+    #[must_use]
+    pub fn with_unchanged(self, unchanged: Arc<PageSet>) -> Self {
+        Self { unchanged, ..self }
     }
 
     /// The new image's table of ancestors.
@@ -151,9 +161,11 @@ impl Foundation {
         batch: Batch,
         located: Vec<Option<Located>>,
     ) -> Result<(Batch, Survey), EngineError> {
-        let template = self.template.clone();
+        let (template, unchanged) = (self.template.clone(), Arc::clone(&self.unchanged));
         let surveyed = compute::run(&*engine.compute, move || {
-            let survey = batch.pages.bytes().map(|pages| Survey::of(pages, located, template.as_ref()));
+            let vouched = |located: &Located| is_vouched(located, &batch.pfns, &unchanged);
+            let survey =
+                batch.pages.bytes().map(|pages| Survey::of(pages, located, template.as_ref(), &vouched));
             ((batch, survey), Work::Other)
         });
         let (batch, survey) = surveyed.await?;
@@ -190,7 +202,7 @@ fn still_needed(parent: &Image) -> Vec<Member> {
 /// What is worth reading for a batch.
 #[derive(Default)]
 struct Survey {
-    /// Pages that stand in the template for certain.
+    /// Pages that stand in the template, or in the parent, for certain.
     certain: Vec<(usize, Reference)>,
     /// Pages that may be the same: to be compared.
     compare: Vec<Located>,
@@ -203,7 +215,12 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(pages: &[u8], located: Vec<Option<Located>>, template: Option<&(u8, Arc<KnownPages>)>) -> Self {
+    fn of(
+        pages: &[u8],
+        located: Vec<Option<Located>>,
+        template: Option<&(u8, Arc<KnownPages>)>,
+        vouched: &dyn Fn(&Located) -> bool,
+    ) -> Self {
         let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
         let mut survey = Self::default();
         for ((index, page), located) in arrays.iter().enumerate().zip(located) {
@@ -217,8 +234,12 @@ impl Survey {
                     }
                 }
                 Some(mut located) if located.entry.check() == Some(content_check(page)) => {
-                    located.likeness = Likeness::Probable;
-                    survey.compare.push(located);
+                    if vouched(&located) {
+                        survey.certain.push((index, located.reference));
+                    } else {
+                        located.likeness = Likeness::Probable;
+                        survey.compare.push(located);
+                    }
                 }
                 located if !is_uniform => survey.add_changed(index, page, located, template),
                 _ => {}
@@ -297,6 +318,13 @@ impl Survey {
         }
         Ok((batch, Ok(bases)))
     }
+}
+
+/// Whether the caller knows this page to be the parent's. Differences are read all the same:
+/// what they rest on is counted then.
+fn is_vouched(located: &Located, pfns: &Pfns, unchanged: &PageSet) -> bool {
+    let whole = matches!(located.entry, Entry::Stored { .. } | Entry::Blob { .. });
+    whole && pfns.get(located.index).is_some_and(|pfn| unchanged.contains(pfn))
 }
 
 async fn locate_alike(lineage: &Lineage, alike: &[(usize, Reference)]) -> Result<Vec<Located>, EngineError> {

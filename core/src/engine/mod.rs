@@ -41,7 +41,7 @@ pub use lineage::{AncestorProblem, descendants};
 pub use partial::restore_partial;
 pub use progress::{Phase, Progress};
 pub use recover::{RecoverReport, recover};
-pub use replay::flatten;
+pub use replay::{flatten, repack};
 pub use restore::{RestoreReport, restore};
 pub use save::{SaveOptions, SaveReport, save, save_upon};
 pub use template::{make_template, open_template};
