@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Where nobody can tell which pages are dirty, the guest is paused, and all of its memory
-//! copied and compared with the shadow.
+//! copied and compared with the shadow (which was made while it ran, for the first step).
 //!
 //! Whatever happens, a [`Recorder`] that ends (by an error, by being dropped, by a panic) lets
 //! the guest run and switches tracking off.

@@ -21,6 +21,8 @@ const ROUNDS_MAX: u32 = 4;
 /// What a step took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
+    /// When the guest was paused, by the recorder's clock.
+    pub moment: Duration,
     /// How long the guest stood still.
     pub paused: Duration,
     /// Pages copied, in all rounds.
@@ -48,7 +50,7 @@ pub type Clock = Box<dyn Fn() -> Duration + Send>;
 
 impl<G: LiveGuest> Recorder<G> {
     /// Begins to record `guest`. Its memory is kept in `file`, whose contents are lost; `clock`
-    /// gives the time since any fixed moment; once `stop` is set, steps fail with
+    /// gives the time, as the recording's [`Pace`](super::Pace) does; once `stop` is set, steps fail with
     /// [`RecordError::Stopped`] within a few milliseconds of copying.
     ///
     /// # Errors
@@ -91,14 +93,20 @@ impl<G: LiveGuest> Recorder<G> {
     /// Any of [`RecordError`]; the shadow is of no moment then, and there can be no further step.
     pub fn step(&mut self) -> Result<Step, RecordError> {
         self.copied_pages = 0;
-        if self.tracking == Tracking::Dirty {
-            self.copy_while_it_runs()?;
+        match self.tracking {
+            Tracking::Dirty => self.copy_while_it_runs()?,
+            // So that little is written while it stands still.
+            Tracking::Compare if self.steps == 0 => self.copy(&PageSet::all(self.page_count()))?,
+            Tracking::Compare => {}
         }
-        let paused = self.copy_while_it_stands()?;
+        if self.steps == 0 {
+            self.shadow.settle().map_err(RecordError::Shadow)?;
+        }
+        let (moment, paused) = self.copy_while_it_stands()?;
         let changed = self.shadow.take_changed();
         let changed = if self.steps == 0 { PageSet::all(self.page_count()) } else { changed };
         self.steps += 1;
-        Ok(Step { paused, copied_pages: self.copied_pages, changed })
+        Ok(Step { moment, paused, copied_pages: self.copied_pages, changed })
     }
 
     fn copy_while_it_runs(&mut self) -> Result<(), RecordError> {
@@ -121,8 +129,8 @@ impl<G: LiveGuest> Recorder<G> {
         self.copy(&waiting)
     }
 
-    /// Gives how long the guest stood still.
-    fn copy_while_it_stands(&mut self) -> Result<Duration, RecordError> {
+    /// Gives when the guest was paused, and for how long.
+    fn copy_while_it_stands(&mut self) -> Result<(Duration, Duration), RecordError> {
         let begun = (self.clock)();
         self.guest.pause()?;
         self.is_paused = true;
@@ -132,7 +140,7 @@ impl<G: LiveGuest> Recorder<G> {
         match (copied, unpaused) {
             (copied, Ok(())) => {
                 self.is_paused = false;
-                copied.map(|()| paused)
+                copied.map(|()| (begun, paused))
             }
             (copied, Err(unpause)) => {
                 Err(RecordError::StillPaused { unpause, failure: copied.err().map(Box::new) })

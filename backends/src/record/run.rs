@@ -15,7 +15,7 @@ use crate::tape;
 pub struct Plan {
     /// From one step to the next.
     pub every: Duration,
-    /// From the first step on; a step at this very moment is taken.
+    /// From when the first step, the whole guest, is written; a step at the very end is taken.
     pub lasts: Duration,
 }
 
@@ -32,7 +32,7 @@ pub trait Pace: Send + Sync {
 /// Where steps go.
 #[async_trait]
 pub trait StepSink: Send {
-    /// Writes a step that was taken `at` from the first one on; `reader` gives all of the
+    /// Writes a step that was taken so long after the first one (`at`); `reader` gives all of the
     /// guest's memory.
     async fn write(
         &mut self,
@@ -59,13 +59,9 @@ pub async fn run<G: LiveGuest + 'static>(
     plan: Plan,
 ) -> Result<(), RecordError> {
     let mut recorder = recorder;
-    let begun = pace.now();
-    let (mut due, mut number) = (Duration::ZERO, 0);
-    while due <= plan.lasts {
-        if !pace.sleep_until(begun + due).await {
-            break;
-        }
-        let at = pace.now().saturating_sub(begun);
+    let mut first = None;
+    let (mut begun, mut due, mut number) = (pace.now(), Duration::ZERO, 0);
+    while due <= plan.lasts && pace.sleep_until(begun + due).await {
         let (back, taken) = thread
             .submit_io(move || {
                 let taken = recorder.step();
@@ -74,10 +70,14 @@ pub async fn run<G: LiveGuest + 'static>(
             .await?;
         recorder = back;
         let step = taken?;
+        let at = step.moment.saturating_sub(*first.get_or_insert(step.moment));
         let mut reader = tape::flat_file(recorder.file(), recorder.page_count(), workers);
         sink.write(&step, at, &mut *reader)
             .await
             .map_err(|problem| RecordError::Sink { step: number, problem })?;
+        if number == 0 {
+            begun = pace.now();
+        }
         number += 1;
         due = (due + plan.every).max(pace.now().saturating_sub(begun));
     }

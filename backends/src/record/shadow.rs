@@ -63,6 +63,12 @@ impl Shadow {
         Ok(())
     }
 
+    /// Writes to the disk what waits for it: a file system that is behind with that makes
+    /// writers wait.
+    pub(super) fn settle(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// The pages that changed since the last call.
     pub(super) fn take_changed(&mut self) -> PageSet {
         std::mem::replace(&mut self.changed, PageSet::none(self.page_count))

@@ -267,7 +267,7 @@ fn steps_that_come_late_are_not_made_up_for() {
     let mut slow = Slow(Written::default(), ticks.clone());
     block_on(run(recorder, &thread, &workers, &mut slow, &ticks, PLAN)).unwrap();
     let times: Vec<u64> = slow.0.steps.iter().map(|(at, ..)| at.as_secs()).collect();
-    assert_eq!(times, [0, 14, 28]);
+    assert_eq!(times, [0, 24, 38, 52]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(crate) struct Record {
     /// From one step to the next.
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub(crate) every: Time,
-    /// From the first step to the last.
+    /// How long, from when the first step, the whole guest, is written.
     #[arg(long = "for", value_name = "TIME", default_value = "5m")]
     pub(crate) lasts: Time,
     /// What to call the trace [default: the domain's name].

@@ -204,6 +204,7 @@ impl LiveGuest for XenGuest {
     }
 
     fn begin(&mut self) -> Result<Tracking, HypervisorError> {
+        self.look_up_frames().map_err(|error| self.refused("find the memory of", &error))?;
         // A device model writes to its guest's memory without the hypervisor's knowing.
         if self.domain.kind == Kind::Hvm {
             return Ok(Tracking::Compare);
