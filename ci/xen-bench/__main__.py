@@ -76,7 +76,7 @@ def log_directory() -> Path:
     """A new directory for this run's logs, in `COMIO_XEN_LOGS` or `target/xen-logs`; the newest few are kept."""
     top = Path(os.environ.get("COMIO_XEN_LOGS") or program.ROOT / "target" / "xen-logs")
     top.mkdir(parents=True, exist_ok=True)
-    older = sorted(top.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    older = sorted(filter(Path.is_dir, top.iterdir()), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in older[KEPT_LOGS:]:
         shutil.rmtree(old)
     return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=top))

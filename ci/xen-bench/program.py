@@ -25,7 +25,7 @@ def build() -> None:
     if packages():
         subprocess.run([ROOT / "ci" / "package"], check=True)
         return
-    subprocess.run(["cargo", "build", "--release", "-p", "comio"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "-p", "comio", "--features", "xen"], cwd=ROOT, check=True)
     binary = ROOT / "target" / "release" / "comio"
     subprocess.run(["strip", "-o", stripped(), binary], check=True)
 
