@@ -105,7 +105,7 @@ pub(crate) struct Pack {
     /// What SRC is.
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     pub(crate) format: Format,
-    /// How to code pages: fast, balanced or dense; or raw, lz4, zstd1 to compare.
+    /// How to code pages: turbo, fast, balanced or dense; or raw, lz4, zstd1 to compare.
     #[arg(long, default_value_t = Method::Balanced)]
     pub(crate) level: Method,
     /// Where pages may lie: hybrid, or strict (none across a 4 KiB boundary, some percent bigger).

@@ -5,8 +5,11 @@ use std::fmt;
 use zstd_safe::{ParamSwitch, Strategy};
 
 use super::classify::{is_noise, uniform};
+use super::cpu::Cpu;
 use super::lz4::Lz4Encoder;
 use super::page_lz::PageLzEncoder;
+use super::page_lz::packed::PackedEncoder;
+use super::words::WordsEncoder;
 use super::zstd::{Tuning, ZstdEncoder};
 use super::{BLOB_MAX, BLOB_ROOM, Method, PageCode, Tag};
 use crate::Page;
@@ -25,22 +28,30 @@ enum Coder {
     Lz4(Lz4Encoder),
     Zstd(ZstdEncoder),
     PageLz(PageLzEncoder),
+    PackedLz(PackedEncoder),
+    Words(WordsEncoder),
 }
 
 impl PageEncoder {
     /// An encoder for `method`; allocates all it will ever need.
     pub fn new(method: Method) -> Self {
+        Self::on(Cpu::detect(), method)
+    }
+
+    /// The same for this CPU; the codes do not depend on it.
+    pub(super) fn on(cpu: Cpu, method: Method) -> Self {
         let coder = match method {
             Method::Raw => Coder::None,
             Method::Lz4 => Coder::Lz4(Lz4Encoder::new()),
             Method::Zstd1 => Coder::Zstd(ZstdEncoder::at_level(1)),
-            Method::Fast => Coder::PageLz(PageLzEncoder::new()),
-            Method::Balanced => Coder::Zstd(ZstdEncoder::tuned(BALANCED)),
+            Method::Turbo => Coder::Words(WordsEncoder::new(cpu)),
+            Method::Fast => Coder::PageLz(PageLzEncoder::new(cpu)),
+            Method::Balanced => Coder::PackedLz(PackedEncoder::new(cpu)),
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };
         let is_peer = matches!(method, Method::Raw | Method::Lz4 | Method::Zstd1);
         // Page LZ strides through noise in less time than it takes to recognise it.
-        let finds_noise = !is_peer && matches!(coder, Coder::Zstd(_));
+        let finds_noise = !is_peer && !matches!(coder, Coder::PageLz(_));
         Self { method, finds_uniform: !is_peer, finds_noise, coder }
     }
 
@@ -71,6 +82,8 @@ impl Coder {
             Self::Lz4(coder) => (Tag::Lz4, coder.encode(page, target)),
             Self::Zstd(coder) => (Tag::Zstd, coder.encode(page, target)),
             Self::PageLz(coder) => (Tag::PageLz, coder.encode(page, target)),
+            Self::PackedLz(coder) => (Tag::PackedLz, coder.encode(page, target)),
+            Self::Words(coder) => (Tag::Words, coder.encode(page, target)),
         };
         len.map_or(PageCode::Stored, |len| PageCode::Blob { tag, len })
     }
@@ -81,15 +94,6 @@ impl fmt::Debug for PageEncoder {
         f.debug_struct("PageEncoder").field("method", &self.method).finish_non_exhaustive()
     }
 }
-
-const BALANCED: Tuning = Tuning {
-    level: 1,
-    hash_log: 12,
-    min_match: 5,
-    strategy: Strategy::ZSTD_fast,
-    target_length: 1,
-    literals: ParamSwitch::Disable,
-};
 
 const DENSE: Tuning = Tuning {
     level: 3,
