@@ -19,7 +19,7 @@ fn rate(row: &Row, bandwidth: f64) -> f64 {
 }
 
 /// The coder of `rows` (one size of units, all sets) with the highest geometric mean rate.
-pub(crate) fn best<'a>(rows: impl Iterator<Item = &'a Row> + Clone, bandwidth: f64) -> Option<Best> {
+pub(crate) fn best<'a>(rows: &(impl Iterator<Item = &'a Row> + Clone), bandwidth: f64) -> Option<Best> {
     let mut coders: Vec<&CoderName> = rows.clone().map(|row| &row.coder).collect();
     coders.sort();
     coders.dedup();

@@ -6,15 +6,18 @@
 mod coder;
 mod envelope;
 mod front;
+mod limits;
 mod measure;
 mod ours;
 mod peers;
 mod plot;
 mod report;
+mod set;
 
-pub use coder::{CoderName, Set, UNIT_PAGES};
+pub use coder::{CoderName, UNIT_PAGES};
 pub use measure::Row;
 pub use report::Report;
+pub use set::{Sampler, Set};
 
 /// A measurement that failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,5 +64,7 @@ pub fn run(sets: &[Set], rounds: usize, tell: &dyn Fn(&str)) -> Result<Report, L
             report.add(measure::measure(set, unit_pages, rounds)?);
         }
     }
+    tell("zeros and noise");
+    report.limits = limits::text(rounds);
     Ok(report)
 }

@@ -8,7 +8,8 @@ use comio_core::PAGE_SIZE;
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::coder::{CoderName, Set, UnitCoder};
+use crate::coder::{CoderName, UnitCoder};
+use crate::set::Set;
 use crate::{LabError, ours, peers};
 
 /// A coder on a set, or the mean over sets.
@@ -56,7 +57,7 @@ pub(crate) fn measure(set: &Set, unit_pages: usize, rounds: usize) -> Result<Vec
     if memory.is_empty() {
         return Ok(Vec::new());
     }
-    let coders = peers::all(unit_pages).into_iter().chain(ours::all(unit_pages)).chain(peers::again());
+    let coders = peers::all(unit_pages).into_iter().chain(ours::all(unit_pages)).chain([peers::again()]);
     let mut benches = Vec::new();
     for (name, coder) in coders {
         benches.push(Bench::new(name, coder, memory, unit_bytes, &set.name)?);
@@ -134,17 +135,17 @@ impl Bench {
     }
 }
 
-fn cpu_time() -> Duration {
+pub(crate) fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("a thread's time is positive")
 }
 
-fn median(times: &mut [Duration]) -> Duration {
+pub(crate) fn median(times: &mut [Duration]) -> Duration {
     times.sort();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "megabytes")]
-fn mb_per_s(bytes: usize, time: Duration) -> f64 {
+pub(crate) fn mb_per_s(bytes: usize, time: Duration) -> f64 {
     bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9)
 }
 

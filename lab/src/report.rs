@@ -17,6 +17,8 @@ pub struct Report {
     rows: Vec<Row>,
     /// Second measurements of a peer.
     again: Vec<Row>,
+    /// What does not depend on the sets.
+    pub(crate) limits: String,
 }
 
 impl Report {
@@ -91,7 +93,7 @@ impl Report {
             self.front_table(unit, &mut text);
             self.envelope_table(unit, &mut text);
         }
-        text
+        text + &self.limits
     }
 
     fn means_table(&self, unit: usize, text: &mut String) {
@@ -110,7 +112,7 @@ impl Report {
     /// How far ECBC's levels are above the peers' front, on the mean and on each set.
     fn front_table(&self, unit: usize, text: &mut String) {
         let means = self.means(unit);
-        let ours: Vec<_> = means.iter().filter(|row| row.coder.is_ours()).collect();
+        let ours: Vec<_> = means.iter().filter(|row| row.coder.is_ours() && !row.coder.is_copy()).collect();
         if ours.is_empty() {
             return;
         }
@@ -144,8 +146,8 @@ impl Report {
              | bandwidth | best peer | MB/s | best ECBC level | MB/s | quotient |\n|---|---|---|---|---|---|"
         );
         for bandwidth in BANDWIDTHS {
-            let peer = best(rows.clone().filter(|row| !row.coder.is_ours()), bandwidth);
-            let own = best(rows.clone().filter(|row| row.coder.is_ours()), bandwidth);
+            let peer = best(&rows.clone().filter(|row| !row.coder.is_ours()), bandwidth);
+            let own = best(&rows.clone().filter(|row| row.coder.is_ours()), bandwidth);
             let (Some(peer), Some(own)) = (peer, own) else { continue };
             let _ = writeln!(
                 text,

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod bench;
 mod calibrate;
 mod clean;
 mod cp;
@@ -17,7 +18,7 @@ mod template;
 mod unpack;
 mod verify;
 
-use crate::args::Command;
+use crate::args::{Bench, Command};
 use crate::exit::Exit;
 
 /// Runs a command.
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Clean(args) => clean::run(args).await,
         Command::Scenario(args) => scenario::run(args).await,
         Command::Report(args) => report::run(&args),
+        Command::Bench(Bench::Codec(args)) => bench::run(&args).await,
         Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { output } => manual::pages(output.as_deref()),

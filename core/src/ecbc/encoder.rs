@@ -4,11 +4,11 @@ use std::fmt;
 
 use zstd_safe::{ParamSwitch, Strategy};
 
-use super::classify::{is_noise, uniform};
+use super::classify::{is_noise, uniform_on};
 use super::cpu::Cpu;
 use super::lz4::Lz4Encoder;
-use super::page_lz::PageLzEncoder;
 use super::page_lz::packed::PackedEncoder;
+use super::page_lz::{Fast, Light, PageLzEncoder};
 use super::words::WordsEncoder;
 use super::zstd::{Tuning, ZstdEncoder};
 use super::{BLOB_MAX, BLOB_ROOM, Method, PageCode, Tag};
@@ -18,6 +18,7 @@ use crate::Page;
 /// worker and reuse it. The same page gives the same code, whatever was coded before.
 pub struct PageEncoder {
     method: Method,
+    cpu: Cpu,
     finds_uniform: bool,
     finds_noise: bool,
     coder: Coder,
@@ -27,7 +28,8 @@ enum Coder {
     None,
     Lz4(Lz4Encoder),
     Zstd(ZstdEncoder),
-    PageLz(PageLzEncoder),
+    FastLz(PageLzEncoder<Fast>),
+    LightLz(PageLzEncoder<Light>),
     PackedLz(PackedEncoder),
     Words(WordsEncoder),
 }
@@ -45,14 +47,15 @@ impl PageEncoder {
             Method::Lz4 => Coder::Lz4(Lz4Encoder::new()),
             Method::Zstd1 => Coder::Zstd(ZstdEncoder::at_level(1)),
             Method::Turbo => Coder::Words(WordsEncoder::new(cpu)),
-            Method::Fast => Coder::PageLz(PageLzEncoder::new(cpu)),
+            Method::Fast => Coder::FastLz(PageLzEncoder::new(cpu)),
+            Method::Light => Coder::LightLz(PageLzEncoder::new(cpu)),
             Method::Balanced => Coder::PackedLz(PackedEncoder::new(cpu)),
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };
         let is_peer = matches!(method, Method::Raw | Method::Lz4 | Method::Zstd1);
         // Page LZ strides through noise in less time than it takes to recognise it.
-        let finds_noise = !is_peer && !matches!(coder, Coder::PageLz(_));
-        Self { method, finds_uniform: !is_peer, finds_noise, coder }
+        let finds_noise = !is_peer && !matches!(coder, Coder::FastLz(_) | Coder::LightLz(_));
+        Self { method, cpu, finds_uniform: !is_peer, finds_noise, coder }
     }
 
     /// Codes one page; a blob goes to the beginning of `blob`, whose rest is unspecified after.
@@ -62,13 +65,13 @@ impl PageEncoder {
     pub fn encode(&mut self, page: &Page, blob: &mut [u8]) -> PageCode {
         assert!(blob.len() >= BLOB_ROOM, "room for a blob is {BLOB_ROOM} bytes, not {}", blob.len());
         if self.finds_uniform {
-            match uniform(page) {
+            match uniform_on(self.cpu, page) {
                 Some(0) => return PageCode::Zero,
                 Some(word) => return PageCode::Fill(word),
                 None => {}
             }
         }
-        if self.finds_noise && is_noise(page) {
+        if self.finds_noise && is_noise(self.cpu, page) {
             return PageCode::Stored;
         }
         self.coder.encode(page, &mut blob[..BLOB_MAX])
@@ -81,7 +84,8 @@ impl Coder {
             Self::None => return PageCode::Stored,
             Self::Lz4(coder) => (Tag::Lz4, coder.encode(page, target)),
             Self::Zstd(coder) => (Tag::Zstd, coder.encode(page, target)),
-            Self::PageLz(coder) => (Tag::PageLz, coder.encode(page, target)),
+            Self::FastLz(coder) => (Tag::PageLz, coder.encode(page, target)),
+            Self::LightLz(coder) => (Tag::PageLz, coder.encode(page, target)),
             Self::PackedLz(coder) => (Tag::PackedLz, coder.encode(page, target)),
             Self::Words(coder) => (Tag::Words, coder.encode(page, target)),
         };
@@ -96,10 +100,9 @@ impl fmt::Debug for PageEncoder {
 }
 
 const DENSE: Tuning = Tuning {
-    level: 3,
-    hash_log: 13,
+    level: 1,
+    hash_log: 12,
     min_match: 5,
-    strategy: Strategy::ZSTD_dfast,
-    target_length: 1,
+    strategy: Strategy::ZSTD_fast,
     literals: ParamSwitch::Enable,
 };

@@ -19,7 +19,9 @@ pub enum Method {
     Turbo,
     /// ECBC where the CPU is scarce.
     Fast,
-    /// ECBC between the two.
+    /// ECBC between fast and balanced.
+    Light,
+    /// ECBC between scarce CPU and scarce network.
     Balanced,
     /// ECBC where the network or the storage is scarce.
     Dense,
@@ -27,11 +29,19 @@ pub enum Method {
 
 impl Method {
     /// All of them, peers first.
-    pub const ALL: [Self; 7] =
-        [Self::Raw, Self::Lz4, Self::Zstd1, Self::Turbo, Self::Fast, Self::Balanced, Self::Dense];
+    pub const ALL: [Self; 8] = [
+        Self::Raw,
+        Self::Lz4,
+        Self::Zstd1,
+        Self::Turbo,
+        Self::Fast,
+        Self::Light,
+        Self::Balanced,
+        Self::Dense,
+    ];
 
     /// ECBC's effort levels, fastest first.
-    pub const LEVELS: [Self; 4] = [Self::Turbo, Self::Fast, Self::Balanced, Self::Dense];
+    pub const LEVELS: [Self; 5] = [Self::Turbo, Self::Fast, Self::Light, Self::Balanced, Self::Dense];
 
     /// The name used in scenarios, options and results.
     pub const fn name(self) -> &'static str {
@@ -41,6 +51,7 @@ impl Method {
             Self::Zstd1 => "zstd1",
             Self::Turbo => "turbo",
             Self::Fast => "fast",
+            Self::Light => "light",
             Self::Balanced => "balanced",
             Self::Dense => "dense",
         }
@@ -64,7 +75,7 @@ impl FromStr for Method {
 
 /// A name that no method has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no method {name:?}; use raw, lz4, zstd1, turbo, fast, balanced or dense")]
+#[error("there is no method {name:?}; use raw, lz4, zstd1, turbo, fast, light, balanced or dense")]
 pub struct UnknownMethod {
     /// What was given.
     pub name: String,

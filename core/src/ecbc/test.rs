@@ -92,9 +92,10 @@ const GOLDEN: [&str; Method::ALL.len()] = [
     "lz4 4345937 8ce90a81345baf78",
     "zstd1 3020133 0292da1494787b7e",
     "turbo 5290215 fc20788b07e15af0",
-    "fast 4944938 ad7d58eba4631150",
-    "balanced 3203708 2075a1910afd618e",
-    "dense 2985743 4dd4579b54e64b99",
+    "fast 5121716 9b109c487a2712d7",
+    "light 4168194 f32b77544d953971",
+    "balanced 3203708 4f113c3ea2cf2f20",
+    "dense 3023235 2d656d84b5985999",
 ];
 
 #[test]

@@ -4,6 +4,7 @@
 //! a hash of its five upper bytes, or from zero. No branch depends on the page's contents, but for
 //! eight words that are all zero, so that nothing is ever mispredicted. `docs/ecbc.md` specifies
 //! the format.
+#![expect(clippy::cast_possible_truncation, reason = "of bits, the lowest few are wanted")]
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
 use std::hint::select_unpredictable;

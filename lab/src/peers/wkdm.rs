@@ -11,6 +11,8 @@ use crate::coder::UnitCoder;
 
 const WORDS: usize = PAGE_SIZE / 4;
 const TAG_BYTES: usize = WORDS / 4;
+/// Behind the tags and the most places that there can be; moved once their number is known.
+const MISSES_AT: usize = TAG_BYTES + WORDS / 2;
 const LOW_BITS: u32 = 10;
 const LOW_MASK: u32 = (1 << LOW_BITS) - 1;
 
@@ -42,8 +44,6 @@ impl UnitCoder for WkDm {
     fn compress(&mut self, unit: &[u8], code: &mut [u8]) -> Option<usize> {
         let mut dictionary = [1u32; 16];
         let (mut places, mut lows, mut misses) = (0, 0, 0);
-        // Behind the tags and the most places that there can be; moved once their number is known.
-        const MISSES_AT: usize = TAG_BYTES + WORDS / 2;
         for (bytes, tag) in unit.as_chunks::<4>().0.iter().zip(self.tags.iter_mut()) {
             let word = u32::from_le_bytes(*bytes);
             if word == 0 {

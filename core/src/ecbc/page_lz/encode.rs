@@ -1,6 +1,8 @@
 //! From sequences to bytes.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
+use std::marker::PhantomData;
+
 use super::parse::{Effort, Parser, Sequence, Sink};
 use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PADDED, PIECE, mode};
 use crate::ecbc::cpu::{Cpu, compiled_for};
@@ -11,34 +13,44 @@ use crate::{PAGE_SIZE, Page};
 const ROOM: usize = 2 * PAGE_SIZE;
 
 /// Eight bytes hashed, soon in large strides: as fast as LZ4 that skips more, and denser.
-struct Fast;
+pub(in crate::ecbc) struct Fast;
 
 impl Effort for Fast {
     const HASHED_BYTES: u32 = 8;
     const SKIP_LOG: u32 = 1;
-    const ACCEPTED: usize = 6;
+    const ACCEPTED: usize = 7;
+}
+
+/// Six bytes hashed, strides after eight positions: denser than LZ4 and faster.
+pub(in crate::ecbc) struct Light;
+
+impl Effort for Light {
+    const HASHED_BYTES: u32 = 6;
+    const SKIP_LOG: u32 = 3;
+    const ACCEPTED: usize = MATCH_MIN;
 }
 
 /// Encodes pages; the memory is reused, nothing of a page's content is.
-pub(in crate::ecbc) struct PageLzEncoder {
+pub(in crate::ecbc) struct PageLzEncoder<E> {
     cpu: Cpu,
     parser: Parser,
     output: Output,
+    effort: PhantomData<E>,
 }
 
-impl PageLzEncoder {
+impl<E: Effort> PageLzEncoder<E> {
     pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
-        Self { cpu, parser: Parser::new(), output: Output::new() }
+        Self { cpu, parser: Parser::new(), output: Output::new(), effort: PhantomData }
     }
 
     /// The length of the code, or `None` if `target` cannot hold it.
     pub(in crate::ecbc) fn encode(&mut self, page: &Page, target: &mut [u8]) -> Option<usize> {
-        let (parser, output) = (&mut self.parser, &mut self.output);
+        let (cpu, parser, output) = (self.cpu, &mut self.parser, &mut self.output);
         compiled_for!(
-            self.cpu,
-            fn encode(parser: &mut Parser, output: &mut Output, page: &Page) -> () {
+            cpu,
+            fn encode<E: Effort>(parser: &mut Parser, output: &mut Output, page: &Page) -> () {
                 output.begin();
-                let last = parser.parse::<Fast>(page, output);
+                let last = parser.parse::<E>(page, output);
                 output.last_literals(last);
             }
         );

@@ -24,7 +24,7 @@ pub(super) mod packed;
 mod parse;
 
 pub(super) use decode::PageLzDecoder;
-pub(super) use encode::PageLzEncoder;
+pub(super) use encode::{Fast, Light, PageLzEncoder};
 
 /// Bytes copied at a time, beyond the end if need be.
 const PIECE: usize = 16;

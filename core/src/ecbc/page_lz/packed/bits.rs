@@ -34,7 +34,7 @@ impl BitWriter {
         let at = self.at & (ROOM - 1);
         room[at..at + 8].copy_from_slice(&self.held.to_le_bytes());
         self.at += (self.count >> 3) as usize;
-        self.held >>= self.count & 56;
+        self.held >>= self.count & !7;
         self.count &= 7;
     }
 

@@ -32,10 +32,12 @@ pub(super) const fn decoding<const N: usize>(lengths: &[u8; N]) -> [u32; STATES]
     let mut table = [0; STATES];
     let mut symbol = 0;
     while symbol < N {
+        #[expect(clippy::cast_possible_truncation, reason = "there are fewer than a thousand")]
+        let number = symbol as u32;
         if lengths[symbol] > 0 {
             let mut state = codes[symbol] as usize;
             while state < STATES {
-                table[state] = (symbol as u32) << 8 | lengths[symbol] as u32;
+                table[state] = number << 8 | lengths[symbol] as u32;
                 state += 1 << lengths[symbol];
             }
         }

@@ -1,4 +1,5 @@
 //! From packed page LZ back to the page, whatever the code says.
+#![expect(clippy::cast_possible_truncation, reason = "of bits, the lowest few are wanted")]
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
 use std::hint::select_unpredictable;

@@ -3,6 +3,7 @@
 //! A header of eight bytes tells the number of literals (12 bits), the four codes (3 bits each)
 //! and the streams' lengths in bytes (10 bits each). Fewer than [`PACKED_MIN`] literals follow a
 //! header of two bytes as they are.
+#![expect(clippy::cast_possible_truncation, reason = "of bits, the lowest few are wanted")]
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
 use super::ROOM;
@@ -21,6 +22,8 @@ const STREAMS: usize = 4;
 const COUNT_BITS: u32 = 12;
 const CLASS_BITS: u32 = 3;
 const SIZE_BITS: u32 = 10;
+/// The class of streams that hold their literals as they are.
+const PLAIN: usize = 0;
 /// Symbols between two looks at the bits: 55 of 57.
 const GROUP: usize = 5;
 
@@ -35,7 +38,9 @@ static ENCODING: [[u32; 256]; CLASSES] = {
         let codes = codes(&LITERAL_LENGTHS[class]);
         let mut literal = 0;
         while literal < 256 {
-            tables[class][literal] = codes[literal] << 8 | LITERAL_LENGTHS[class][literal] as u32;
+            let plain = literal as u32;
+            let code = if class == PLAIN { plain } else { codes[literal] };
+            tables[class][literal] = code << 8 | LITERAL_LENGTHS[class][literal] as u32;
             literal += 1;
         }
         class += 1;
@@ -53,7 +58,7 @@ static DECODING: [[u16; STATES]; CLASSES] = {
         while state < STATES {
             #[expect(clippy::cast_possible_truncation, reason = "literals are bytes")]
             let narrow = wide[state] as u16;
-            tables[class][state] = narrow;
+            tables[class][state] = if class == PLAIN { (state as u16) << 8 | 8 } else { narrow };
             state += 1;
         }
         class += 1;
@@ -112,7 +117,13 @@ pub(super) fn write(literals: &Literals, count: usize, out: &mut Room, spare: &m
         let part = |stream: usize| &literals[stream * quarter..((stream + 1) * quarter).min(count)];
         let (one, other) = (part(pair), part(pair + 1));
         let classes = [best_class(one), best_class(other)];
-        let (middle, other_len) = write_pair([one, other], classes, out, at, spare);
+        let (middle, other_len) = if classes == [PLAIN; 2] {
+            out[at..at + one.len()].copy_from_slice(one);
+            spare[..other.len()].copy_from_slice(other);
+            (at + one.len(), other.len())
+        } else {
+            write_pair([one, other], classes, out, at, spare)
+        };
         out[middle..middle + other_len].copy_from_slice(&spare[..other_len]);
         for (stream, class, len) in [(pair, classes[0], middle - at), (pair + 1, classes[1], other_len)] {
             let stream = u32::try_from(stream).unwrap_or_default();
@@ -204,6 +215,13 @@ pub(super) fn read(input: &Room, end: usize, literals: &mut Literals) -> Option<
         return None;
     }
     let quarter = count.div_ceil(STREAMS);
+    if classes == [PLAIN; STREAMS] {
+        if tokens_at != HEADER + count {
+            return None;
+        }
+        literals[..count].copy_from_slice(&input[HEADER..tokens_at]);
+        return Some(Read { count, tokens_at });
+    }
     let ends = read_streams(input, starts, classes, quarter, literals);
     // The last stream may have been read beyond its end.
     let whole = (0..STREAMS - 1).all(|stream| ends[stream].div_ceil(8) == starts[stream + 1]);
@@ -233,22 +251,23 @@ fn read_streams(
     let (thirds, third) = third.as_chunks_mut::<GROUP>();
     let (fourths, fourth) = fourth.as_chunks_mut::<GROUP>();
     for (((a, b), c), d) in firsts.iter_mut().zip(seconds).zip(thirds).zip(fourths) {
-        read_group(input, tables, &mut at, [a, b, c, d]);
+        read_group(input, tables, &mut at, &mut [a, b, c, d]);
     }
     for (((a, b), c), d) in first.iter_mut().zip(second).zip(third).zip(fourth) {
         let one = std::array::from_mut::<u8>;
-        read_group(input, tables, &mut at, [one(a), one(b), one(c), one(d)]);
+        read_group(input, tables, &mut at, &mut [one(a), one(b), one(c), one(d)]);
     }
     at
 }
 
 /// Reads so many literals from each stream.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "four arrays are gone through at once")]
 fn read_group<const N: usize>(
     input: &Room,
     tables: [&[u16; STATES]; STREAMS],
     at: &mut [usize; STREAMS],
-    groups: [&mut [u8; N]; STREAMS],
+    groups: &mut [&mut [u8; N]; STREAMS],
 ) {
     /// Above all bits that are used; those used are counted by how far it has come down.
     const MARK: u64 = 1 << 63;

@@ -67,7 +67,9 @@ fn statistics() -> Statistics {
                 let streams = literals.chunks(literals.len().div_ceil(4));
                 statistics.literals.extend(streams.map(|stream| {
                     let mut histogram = [0.0; 256];
-                    stream.iter().for_each(|&literal| histogram[usize::from(literal)] += 1.0);
+                    for &literal in stream {
+                        histogram[usize::from(literal)] += 1.0;
+                    }
                     histogram
                 }));
             }
@@ -157,14 +159,16 @@ fn token_lengths(counts: &[f64]) -> Vec<u8> {
 
 #[test]
 #[ignore = "prints new tables"]
-#[expect(clippy::print_stdout, reason = "the tables are what it is run for")]
 fn train_the_tables() {
     let statistics = statistics();
     let mut lengths = literal_classes(&statistics.literals).concat();
     lengths.extend(token_lengths(&statistics.tokens));
     println!();
     for line in lengths.chunks(LINE) {
-        println!("{}", line.iter().map(|length| format!("{length:x}")).collect::<String>());
+        for length in line {
+            print!("{length:x}");
+        }
+        println!();
     }
 }
 
