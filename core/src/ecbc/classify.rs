@@ -107,7 +107,6 @@ fn chi_square<'a>(runs: impl Iterator<Item = &'a [u8; RUN]>) -> u32 {
 
 /// How many of every second of the page's 64-bit words have a hash that an earlier one had.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "twelve bits")]
 fn repeats(page: &Page) -> u32 {
     let mut seen = [0u8; 1 << 12];
     let mut repeats = 0;
