@@ -132,6 +132,130 @@ def decode_page_lz(code):
     return page
 
 
+class Bits:
+    """The bits of a code from byte `at` on, lowest first; zeros behind its end."""
+
+    def __init__(self, code, at):
+        self.bits = int.from_bytes(code[at:], "little")
+        self.read = 0
+
+    def take(self, count):
+        taken = self.bits & (1 << count) - 1
+        self.bits >>= count
+        self.read += count
+        return taken
+
+    def symbol(self, table):
+        bits = ""
+        while (symbol := table.get(bits)) is None:
+            require(len(bits) < 11, "no code begins like this")
+            bits += str(self.take(1))
+        return symbol
+
+
+def prefix_code(lengths):
+    """Symbols by their bits, in the order in which these are read."""
+    table, code = {}, 0
+    for length in range(1, 12):
+        for symbol, own in enumerate(lengths):
+            if own == length:
+                table[format(code, f"0{length}b")] = symbol
+                code += 1
+        code *= 2
+    return table
+
+
+def packed_tables():
+    path = os.path.join(os.path.dirname(__file__), "../core/src/ecbc/page_lz/packed/lengths.txt")
+    with open(path) as file:
+        lengths = [int(digit, 16) for line in file for digit in line.strip()]
+    literals = [prefix_code(lengths[256 * i : 256 * i + 256]) for i in range(8)]
+    return literals, prefix_code(lengths[8 * 256 :])
+
+
+def packed_literals(code):
+    """The literals, and where the tokens begin."""
+    header = int.from_bytes(code[:8], "little")
+    count = header & 0xFFF
+    if count < 64:
+        require(2 + count <= len(code), "literals beyond the code")
+        return code[2 : 2 + count], 2 + count
+    require(count <= 4092, "too many literals")
+    literals = bytearray()
+    at = 8
+    for stream in range(4):
+        table = PACKED_LITERALS[header >> 12 + 3 * stream & 7]
+        end = at + (header >> 24 + 10 * stream & 0x3FF)
+        bits = Bits(code, at)
+        for _ in range(min(-(-count // 4), count - len(literals))):
+            literals.append(bits.symbol(table))
+        require(-(-bits.read // 8) <= end - at, "a stream is longer than it says")
+        at = end
+    require(at <= len(code), "streams beyond the code")
+    return literals, at
+
+
+def decode_packed_lz(code):
+    literals, tokens_at = packed_literals(code)
+    bits = Bits(code, tokens_at)
+    page = bytearray()
+    used = 0
+    distances = [8, 16]
+    classes = {2: (5, 3), 3: (4, 0), 4: (8, 0), 5: (8, 3), 6: (12, 0)}
+
+    def length(field, most):
+        if field < most:
+            return field
+        extension = bits.take(8)
+        return most + (extension if extension < 255 else bits.take(12))
+
+    while PAGE - len(page) != len(literals) - used:
+        require(tokens_at + bits.read // 8 <= len(code), "tokens beyond the code")
+        token = bits.symbol(PACKED_TOKENS)
+        if token == 896:
+            token = bits.take(10)
+            require(token < 896, "a token that is none")
+        kind = token >> 7
+        if kind > 1:
+            count, shift = classes[kind]
+            distances = [bits.take(count) << shift, distances[0]]
+        elif kind == 1:
+            distances.reverse()
+        match = length(token >> 3 & 15, 15) + 5
+        run = length(token & 7, 7)
+        require(used + run <= len(literals), "more literals than there are")
+        page += literals[used : used + run]
+        used += run
+        copy_match(page, distances[0], match)
+    require(-(-bits.read // 8) == len(code) - tokens_at, "the code ends early or late")
+    return page + literals[used:]
+
+
+def decode_words(code):
+    mask = int.from_bytes(code[:8], "little")
+    tags_at = 8
+    at = 8 + 4 * mask.bit_count()
+    words = []
+    for group in range(64):
+        if not mask >> group & 1:
+            words += [0] * 8
+            continue
+        tags = int.from_bytes(code[tags_at : tags_at + 4], "little")
+        tags_at += 4
+        for i in range(8):
+            tag = tags >> 4 * i & 15
+            like = 0
+            if tag > 8:
+                back = len(words) - 1 - code[at]
+                like = words[back] if back >= 0 else 0
+                at += 1
+                tag -= 9
+            words.append(like >> 8 * tag << 8 * tag | int.from_bytes(code[at : at + tag], "little"))
+            at += tag
+    require(at == len(code), "the code ends early or late")
+    return struct.pack("<512Q", *words)
+
+
 def copy_match(page, distance, length):
     require(0 < distance <= len(page), "a match from before the page")
     require(len(page) + length <= PAGE, "a match beyond the page")
@@ -164,7 +288,8 @@ def zstd_frame(frame, size, dictionary=None):
     return data
 
 
-CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz}
+PACKED_LITERALS, PACKED_TOKENS = packed_tables()
+CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz, 12: decode_packed_lz, 13: decode_words}
 
 
 def decode_code(tag, code):

@@ -82,6 +82,9 @@ pub(crate) enum Command {
     Trace(Trace),
     /// Make a scenario's results one HTML page.
     Report(Report),
+    /// Measure coders beside each other.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Measure what coding costs on this machine, for the testbed's virtual mode.
     Calibrate(Calibrate),
     /// Print shell completions.
@@ -130,7 +133,7 @@ pub(crate) struct Packing {
     pub(crate) template_memory: Size,
     #[command(flatten)]
     pub(crate) ancestors: Ancestors,
-    /// How to code pages: fast, balanced or dense; or raw, lz4, zstd1 to compare.
+    /// How to code pages: turbo, fast, light, balanced or dense; or raw, lz4, zstd1 to compare.
     #[arg(long, default_value_t = Method::Balanced)]
     pub(crate) level: Method,
     /// Where pages may lie: hybrid, or strict (none across a 4 KiB boundary, some percent bigger).
@@ -374,6 +377,35 @@ pub(crate) struct Report {
     /// Where to write the page [default: DIRECTORY/report.html].
     #[arg(long)]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Measure ECBC's levels beside general compressors, on the pages of real guests.
+    Codec(BenchCodec),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchCodec {
+    /// Write all figures as comma-separated values.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+    /// Write plots of ratio over speed to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Measure each coder so often; medians are told.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) rounds: u16,
+    /// Of each input, take about so many pages from all over it.
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..))]
+    pub(crate) pages: u32,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+    /// Flat dumps, save files of xl, or images [default: the traces in scenarios/traces].
+    #[arg(value_name = "INPUT")]
+    pub(crate) inputs: Vec<String>,
 }
 
 #[derive(Debug, Args)]

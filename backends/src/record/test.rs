@@ -62,7 +62,7 @@ struct MemoryGuest {
 impl MemoryGuest {
     fn new(pages: usize, tracking: Tracking, seed: u64, writes: usize) -> Self {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
-        let byte = |i| if (i / PAGE_SIZE).is_multiple_of(3) { 0 } else { random.random::<u8>() };
+        let byte = |i: usize| if (i / PAGE_SIZE).is_multiple_of(3) { 0 } else { random.random::<u8>() };
         let memory = (0..pages * PAGE_SIZE).map(byte).collect();
         let random = ChaCha12Rng::seed_from_u64(seed + 1);
         let state = State { memory, dirty: None, paused: false, random, writes, truth: Vec::new() };

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod bench;
 mod calibrate;
 mod clean;
 mod cp;
@@ -24,7 +25,7 @@ mod trace;
 mod unpack;
 mod verify;
 
-use crate::args::Command;
+use crate::args::{Bench, Command};
 use crate::exit::Exit;
 
 /// Runs a command.
@@ -51,6 +52,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Record(args) => record::run(args).await,
         Command::Trace(args) => trace::run(args).await,
         Command::Report(args) => report::run(&args),
+        Command::Bench(Bench::Codec(args)) => bench::run(&args).await,
         Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { output } => manual::pages(output.as_deref()),
