@@ -100,11 +100,11 @@ impl SaveStream {
             return error;
         }
         match self.xl.end().await {
-            Ok(status) if !status.success() => {
+            Ok(status) => {
                 let words = self.xl.last_words();
-                self.failed(format!("xl failed ({status}): {words}"))
+                self.failed(format!("xl stopped early ({status}): {words}"))
             }
-            _ => error,
+            Err(_) => error,
         }
     }
 }
