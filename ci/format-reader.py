@@ -184,11 +184,11 @@ def packed_literals(code):
     literals = bytearray()
     at = 8
     for stream in range(4):
-        table = PACKED_LITERALS[header >> 12 + 3 * stream & 7]
+        kind = header >> 12 + 3 * stream & 7
         end = at + (header >> 24 + 10 * stream & 0x3FF)
         bits = Bits(code, at)
         for _ in range(min(-(-count // 4), count - len(literals))):
-            literals.append(bits.symbol(table))
+            literals.append(bits.symbol(PACKED_LITERALS[kind]) if kind else bits.take(8))
         require(-(-bits.read // 8) <= end - at, "a stream is longer than it says")
         at = end
     require(at <= len(code), "streams beyond the code")
