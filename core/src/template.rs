@@ -260,7 +260,7 @@ mod test {
     fn a_page_loaded_elsewhere_is_alike() {
         // A table of addresses into one mapping, with small numbers between.
         let table = |base: u64| -> Page {
-            let word = |i: usize| if i % 3 == 0 { base + 40 * i as u64 } else { (i * i) as u64 };
+            let word = |i: usize| if i.is_multiple_of(3) { base + 40 * i as u64 } else { (i * i) as u64 };
             std::array::from_fn(|i| word(i / 8).to_le_bytes()[i % 8])
         };
         let known = known(&[page(1), table(0x7f12_3456_7000), page(2)], usize::MAX);

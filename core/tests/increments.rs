@@ -380,7 +380,7 @@ impl hypervisor::NewGuest for NewGuest {
     }
 
     async fn start(self: Box<Self>) -> Result<(), HypervisorError> {
-        *self.started.lock().unwrap() = self.restored.0;
+        *self.started.lock().expect("not poisoned") = self.restored.0;
         Ok(())
     }
 
@@ -407,7 +407,7 @@ fn a_guest_comes_back_through_its_ancestors() {
         let restoring = engine::restore_guest(&engine, &storage, "3", &hypervisor, "guest", &progress);
         let report = block_on(restoring).expect("restores");
         assert_eq!(report.guest_bytes, (memories[3].len() * PAGE_SIZE) as u64);
-        assert!(*started.lock().unwrap() == memories[3]);
+        assert!(*started.lock().expect("not poisoned") == memories[3]);
     }
 }
 
