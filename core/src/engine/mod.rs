@@ -6,6 +6,7 @@
 //! while it waits for one of the second, so the two cannot wait for each other.
 
 mod commit;
+mod consumed;
 mod copy;
 mod error;
 mod extract;
@@ -27,6 +28,7 @@ mod verify;
 use std::fmt;
 use std::sync::Arc;
 
+pub use consumed::{Consumed, ConsumedBy, consume, consumed, is_mark, orphaned_marks, unconsume};
 pub use copy::copy;
 pub use error::EngineError;
 pub use extract::{ExtractReport, extract};
