@@ -1,5 +1,6 @@
 //! The NFS client against the embedded server, and the local directory.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use comio_backends::embedded::EmbeddedServer;
 use comio_backends::local::LocalStorage;
 use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_core::compute::Inline;
-use comio_core::storage::StorageErrorKind;
+use comio_core::storage::{CreateOptions, Storage, StorageErrorKind};
 use comio_core::testing::conformance;
 
 use crate::scratch;
@@ -31,6 +32,40 @@ async fn nfs_conforms_on_the_embedded_server() {
     for options in ["", "&nconnect=1", "&wsize=8192&rsize=4096&nconnect=3"] {
         conformance(&connect(&server, options).await).await;
     }
+}
+
+/// Guest memory is for its owner alone: while it is written, and ever after.
+async fn assert_private(storage: &dyn Storage, directory: &Path) {
+    let mode = || {
+        let file = std::fs::read_dir(directory).unwrap().next().expect("one file").unwrap();
+        file.metadata().unwrap().permissions().mode() & 0o7777
+    };
+    for replace in [false, true] {
+        let options = CreateOptions { replace, held_bytes_max: 4096, unique: 1 };
+        let writer = storage.create("image", options).await.unwrap();
+        if !replace {
+            assert_eq!(mode(), 0o600, "while it is written");
+        }
+        writer.sync().await.unwrap();
+        writer.publish().await.unwrap();
+        assert_eq!(mode(), 0o600, "published, replacing: {replace}");
+        // The next round replaces a file that others may read: the new one must not take that over.
+        std::fs::set_permissions(directory.join("image"), PermissionsExt::from_mode(0o644)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn images_are_for_their_owner_alone_in_a_directory() {
+    let directory = scratch();
+    let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
+    assert_private(&storage, directory.path()).await;
+}
+
+#[tokio::test]
+async fn images_are_for_their_owner_alone_over_nfs() {
+    let directory = scratch();
+    let server = EmbeddedServer::start(directory.path(), 1).unwrap();
+    assert_private(&connect(&server, "").await, directory.path()).await;
 }
 
 #[tokio::test]
