@@ -8,6 +8,7 @@ use comio_backends::embedded::EmbeddedServer;
 use comio_backends::local::LocalStorage;
 use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_core::compute::Inline;
+use comio_core::engine::{Consumed, ConsumedBy, EngineError, consume, consumed};
 use comio_core::storage::{CreateOptions, Storage, StorageErrorKind};
 use comio_core::testing::conformance;
 
@@ -32,6 +33,35 @@ async fn nfs_conforms_on_the_embedded_server() {
     for options in ["", "&nconnect=1", "&wsize=8192&rsize=4096&nconnect=3"] {
         conformance(&connect(&server, options).await).await;
     }
+}
+
+#[tokio::test]
+async fn of_two_hosts_that_restore_an_image_at_once_one_goes_on() {
+    let directory = scratch();
+    let server = EmbeddedServer::start(directory.path(), 1).unwrap();
+    let (first, second) = (connect(&server, "").await, connect(&server, "").await);
+    for round in 0..20 {
+        let mark = |host: &str| Consumed {
+            image: [round; 16],
+            why: ConsumedBy::Restored,
+            host: host.to_owned(),
+            unix_seconds: 1,
+        };
+        let (one, other) = (mark("one"), mark("other"));
+        let unique = u64::from(round) * 2;
+        let (a, b) = tokio::join!(
+            consume(&first, "guest", &one, false, unique),
+            consume(&second, "guest", &other, false, unique + 1),
+        );
+        let winner = match (a, b) {
+            (Ok(()), Err(EngineError::AlreadyConsumed(_, there))) => (one, *there),
+            (Err(EngineError::AlreadyConsumed(_, there)), Ok(())) => (other, *there),
+            both => panic!("round {round}: {both:?}"),
+        };
+        assert_eq!(winner.0, winner.1, "the loser is told who won");
+        assert_eq!(consumed(&second, &[round; 16]).await.unwrap(), Some(winner.0));
+    }
+    assert!(first.leftovers().await.unwrap().is_empty());
 }
 
 /// Guest memory is for its owner alone: while it is written, and ever after.

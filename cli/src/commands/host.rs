@@ -185,7 +185,7 @@ async fn restore_one(args: &Restore, directory: &str, session: &Session, name: &
     let restored = async { restore::restore(session, args, &within(directory, name)?).await };
     let restored = restored.await;
     let used = restored.as_ref().err().and_then(|error| error.downcast_ref::<EngineError>());
-    let used = matches!(used, Some(EngineError::Consumed(_)));
+    let used = matches!(used, Some(EngineError::AlreadyConsumed(..)));
     let mut outcome = Outcome::of(name, "restored", restored);
     if used {
         outcome.fate = "consumed";

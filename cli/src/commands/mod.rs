@@ -25,8 +25,29 @@ mod trace;
 mod unpack;
 mod verify;
 
+use comio_core::engine::Consumed;
+use serde::Serialize;
+
 use crate::args::{Bench, Command};
 use crate::exit::Exit;
+
+/// Why an image must not be restored (again), in reports.
+#[derive(Serialize)]
+struct Used {
+    why: &'static str,
+    host: String,
+    unix_seconds: u64,
+    /// All of it, for people.
+    #[serde(skip)]
+    text: String,
+}
+
+impl From<Consumed> for Used {
+    fn from(mark: Consumed) -> Self {
+        let text = mark.to_string();
+        Self { why: mark.why.word(), host: mark.host, unix_seconds: mark.unix_seconds, text }
+    }
+}
 
 /// Runs a command.
 pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {

@@ -159,7 +159,7 @@ async fn mark_ran_on(session: &Session, entry: &Entry, image: Option<&Image>) ->
     let Some(image) = image.filter(|_| entry.operation != Operation::Restore) else { return Ok(()) };
     let location = session.image(&entry.image).await?;
     let mark = marks::mark(image.superblock().uuid, ConsumedBy::RanOn);
-    Ok(marks::put(&*location.storage, &mark, true).await?)
+    Ok(marks::put(&location, &mark, true).await?)
 }
 
 /// The guest was never restored, so its image can be.

@@ -49,7 +49,10 @@ pub async fn save_guest_upon(
     match save_upon(engine, foundation, held.reader(), storage, name, options, progress).await {
         Ok(report) => {
             let marked = match ran_on {
-                Some(mark) => consume(storage, mark, true, mark.unix_s).await,
+                Some(mark) => {
+                    let unique = engine.create_options(&options.uuid, true).unique;
+                    consume(storage, name, mark, true, unique).await
+                }
                 None => Ok(()),
             };
             // The guest goes on even if its image could not be marked.

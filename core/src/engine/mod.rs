@@ -30,7 +30,7 @@ mod verify;
 use std::fmt;
 use std::sync::Arc;
 
-pub use consumed::{Consumed, ConsumedBy, consume, consumed, is_mark, unconsume};
+pub use consumed::{Consumed, ConsumedBy, consume, consumed, is_mark, orphaned_marks, unconsume};
 pub use copy::copy;
 pub use error::EngineError;
 pub use extract::{ExtractReport, extract};
