@@ -80,7 +80,7 @@ async fn a_claim_left_over_is_told_and_cleaned() {
     assert!(error.to_string().contains("`comio clean`"), "{error}");
     assert!(storage.list().await.unwrap().is_empty(), "nothing got the name");
     let names = storage.leftovers().await.unwrap().into_iter().map(|leftover| leftover.name);
-    assert_eq!(names.collect::<Vec<_>>(), [claim.clone()]);
+    assert_eq!(names.collect::<Vec<_>>(), std::slice::from_ref(&claim));
 
     storage.remove(&claim).await.unwrap();
     storage.create("image", options(2)).await.unwrap().publish().await.unwrap();
