@@ -1,9 +1,9 @@
 //! Domains under our hands: Xen's control library behind a small safe interface.
 //!
 //! [`Control`] lists, pauses and unpauses domains and notes which pages they write to
-//! ([`interface`]), [`foreign`] maps their memory, [`p2m`] finds a PV guest's frames,
-//! [`store`] asks Xen's store for names and sizes. [`XenGuest`] puts these together as a
-//! [`LiveGuest`](crate::record::LiveGuest); [`marker`] is what a killed recording leaves
+//! (`interface`), `foreign` maps their memory, `p2m` finds a PV guest's frames,
+//! `store` asks Xen's store for names and sizes. [`XenGuest`] puts these together as a
+//! [`LiveGuest`](crate::record::LiveGuest); `marker` is what a killed recording leaves
 //! behind, so that the next one can set right what it left.
 //!
 //! The libraries are linked (`libxenctrl`, `libxenforeignmemory`), and the first is of one
