@@ -10,7 +10,7 @@
 //! version of Xen: a program built with the feature `xen` goes with the Xen that it was built
 //! against. Where that does not run, [`Control::open`] says so.
 //!
-//! All `unsafe` of it is in [`interface`] and [`foreign`].
+//! All `unsafe` of it is in `interface` and `foreign`.
 
 mod foreign;
 mod guest;
