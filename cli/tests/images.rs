@@ -89,10 +89,45 @@ fn random_pages_are_extracted_with_one_small_read_each() {
 }
 
 #[test]
+fn units_of_pages_come_back_smaller_and_with_one_read_a_page() {
+    let place = Place::new();
+    let (dump, image) = (real_dump(&place, "postgres-0"), place.path("x.comio"));
+    let memory = fs::read(&dump).expect("unpacked");
+    for level in ["turbo", "fast", "dense"] {
+        let pack = |unit| done_json(&["pack", "--json", "--level", level, "--unit", unit, &dump, &image]);
+        let single = pack("1")["stored_bytes"].as_u64();
+        let units = pack("16")["stored_bytes"].as_u64();
+        // Turbo codes every page alone.
+        assert!(
+            if level == "turbo" { units == single } else { units < single },
+            "{level}: {units:?}, {single:?}"
+        );
+        assert_eq!(code(&["verify", &image]), 0);
+        assert!(done(&["unpack", &image, "-"]) == memory, "{level}");
+    }
+    let (list, out) = (place.path("pfns"), place.path("pages"));
+    let pfns: Vec<usize> = numbers(9).map(|n| n % (memory.len() / PAGE)).take(1000).collect();
+    fs::write(&list, pfns.iter().map(usize::to_string).collect::<Vec<_>>().join("\n")).expect("writable");
+    let cost = done_json(&["extract", "--json", &image, "--pfn-list", &list, "--output", &out]);
+    let expected: Vec<u8> = pfns.iter().flat_map(|pfn| &memory[pfn * PAGE..][..PAGE]).copied().collect();
+    assert!(fs::read(&out).expect("written") == expected);
+    assert!(cost["max_reads_a_page"].as_u64() == Some(1), "{cost}");
+    assert!(cost["max_read_bytes"].as_u64() <= Some(64 << 10), "{cost}");
+    assert_eq!(code(&["pack", "--unit", "4", "--placement", "strict", &dump, &image]), 1);
+    assert_eq!(code(&["pack", "--unit", "17", &dump, &image]), 2);
+}
+
+#[test]
 fn inspect_adds_up() {
+    for unit in ["1", "16"] {
+        inspect_adds_up_in_units(unit);
+    }
+}
+
+fn inspect_adds_up_in_units(unit: &str) {
     let place = Place::new();
     let (dump, image) = (real_dump(&place, "desktop-0"), place.path("x.comio"));
-    let packed = done_json(&["pack", "--json", &dump, &image]);
+    let packed = done_json(&["pack", "--json", "--unit", unit, &dump, &image]);
     let report = done_json(&["inspect", "--json", &image]);
     assert_eq!(report["image_bytes"].as_u64(), Some(fs::metadata(&image).expect("packed").len()));
     assert_eq!(report["image_bytes"], packed["stored_bytes"]);

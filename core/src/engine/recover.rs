@@ -11,14 +11,13 @@ use super::verify::check_segment;
 use super::{Engine, EngineError, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
-use crate::ecbc::Tally;
 use crate::format::directory::DirectoryEntry;
 use crate::format::footer::Totals;
 use crate::format::frame::{FrameItem, items, parse_chunk};
 use crate::format::segment::{Header, Kind, MAGIC, MAX_TABLE_END, PageTable, seal};
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError, ImageUuid};
-use crate::segment::references;
+use crate::segment::{references, tally};
 use crate::storage::{ObjectReader, ObjectWriter, Storage};
 use crate::tape::TapeFormat;
 
@@ -228,13 +227,11 @@ async fn copy_part(
 }
 
 fn totals_of(bytes: &[u8], uuid: &ImageUuid, entry: &DirectoryEntry) -> Result<Totals, FormatError> {
-    let mut tally = Tally::default();
-    for page in PageTable::parse(bytes, uuid, entry.offset)?.entries() {
-        tally.add(page.tag(), page.own_bytes());
-    }
+    // Makes sure that the segment is whole.
+    let references = references(uuid, entry, bytes)?;
     let mut totals = Totals::default();
-    totals.add_segment(entry, &tally);
-    for (_, _, reference) in references(uuid, entry, bytes)? {
+    totals.add_segment(entry, &tally(&PageTable::parse(bytes, uuid, entry.offset)?, bytes));
+    for (_, _, reference) in references {
         totals.rests_on[usize::from(reference.ancestor & 0xf)] += 1;
     }
     Ok(totals)

@@ -217,14 +217,6 @@ impl Entry {
         }
     }
 
-    /// Bytes that the page takes of its own: a unit's count for the first of its pages.
-    pub fn own_bytes(self) -> usize {
-        match self {
-            Self::Unit { index: 1.., .. } => 0,
-            _ => self.extent().map_or(0, |(_, len)| len),
-        }
-    }
-
     /// The check of the contents, if the entry keeps one.
     pub fn check(self) -> Option<u32> {
         match self {

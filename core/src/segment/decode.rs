@@ -33,7 +33,7 @@ pub(super) fn segment(
         let blob = blob_of(&table, bytes, index);
         let decoded = bases.decode_upon(decoder, uuid, pfn, page_entry, blob, index, page);
         decoded.map_err(|problem| page_damage(&table, index, pfn, problem))?;
-        tally.add(page_entry.tag(), page_entry.own_bytes());
+        tally.add(page_entry.tag(), unit::own_bytes(page_entry, blob));
     }
     pages.set_len(table.len() * PAGE_SIZE);
     Ok((Batch { pfns: table.pfns, pages: Payload::Bytes(pages) }, tally))
@@ -47,6 +47,15 @@ fn blob_of<'a>(table: &PageTable, bytes: &'a [u8], index: usize) -> &'a [u8] {
 fn page_damage(table: &PageTable, index: usize, pfn: u64, problem: String) -> FormatError {
     let in_segment = table.entry(index).extent().map_or(0, |(at, _)| (table.header.table_end + at) as u64);
     FormatError::damaged(table.offset + in_segment, format!("page {pfn}"), problem)
+}
+
+/// What the pages of a whole segment are.
+pub(crate) fn tally(table: &PageTable, bytes: &[u8]) -> Tally {
+    let mut tally = Tally::default();
+    for (index, entry) in table.entries().enumerate() {
+        tally.add(entry.tag(), unit::own_bytes(entry, blob_of(table, bytes, index)));
+    }
+    tally
 }
 
 /// What each page of a segment rests on, by index, with its pfn.

@@ -322,8 +322,9 @@ fn fill_in(
         };
     }
     let mut tally = Tally::default();
-    for entry in &scratch.entries {
-        tally.add(entry.tag(), entry.own_bytes());
+    for &entry in &scratch.entries {
+        let bytes = entry.extent().map_or(&[][..], |(at, len)| &bytes[table_end + at..][..len]);
+        tally.add(entry.tag(), unit::own_bytes(entry, bytes));
     }
     tally
 }

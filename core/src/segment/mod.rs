@@ -28,7 +28,7 @@ pub use encode::{Layout, layout};
 pub(crate) use unit::pages_decoded;
 pub(crate) use upon::words_alike;
 
-pub(crate) use decode::{difference_reference, parse_table, references, unused_bytes_are_zero};
+pub(crate) use decode::{difference_reference, parse_table, references, tally, unused_bytes_are_zero};
 
 /// A segment that cannot be made or read.
 #[derive(Debug, thiserror::Error)]

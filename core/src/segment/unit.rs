@@ -158,6 +158,16 @@ pub(super) fn decode_page(
     Ok(())
 }
 
+/// Bytes that the page of `entry`, whose stored bytes these are, takes: a unit's count for its first
+/// page.
+pub(crate) fn own_bytes(entry: Entry, bytes: &[u8]) -> usize {
+    match entry {
+        Entry::Unit { index: 0, .. } => stored_len(bytes),
+        Entry::Unit { .. } => 0,
+        _ => bytes.len(),
+    }
+}
+
 /// How many pages are decoded for one of `entry`, whose stored bytes these are.
 pub(crate) fn pages_decoded(entry: Entry, bytes: &[u8]) -> usize {
     match entry {
