@@ -5,5 +5,7 @@ pub mod local;
 pub mod netns;
 pub mod nfs;
 pub mod pool;
+pub mod record;
 pub mod tape;
+pub mod toolstack;
 pub mod xen;

@@ -4,10 +4,13 @@ mod ancestors;
 mod args;
 mod commands;
 mod exit;
+mod host_config;
 mod location;
+mod marks;
 mod output;
 mod progress;
 mod session;
+mod traces;
 mod world;
 
 use std::process::ExitCode;

@@ -6,10 +6,17 @@ use std::time::Duration;
 
 use comio_core::engine::{Phase, Progress};
 use comio_core::storage::Storage;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
 const EVERY: Duration = Duration::from_millis(200);
+
+/// Room for the lines of operations at once: on a terminal, or nowhere.
+pub(crate) fn lines() -> MultiProgress {
+    let on_terminal = std::io::stderr().is_terminal();
+    let target = if on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    MultiProgress::with_draw_target(target)
+}
 
 /// Shows how far an operation is until it is finished or dropped.
 pub(crate) struct ProgressLine {
@@ -21,10 +28,14 @@ impl ProgressLine {
     /// Begins to show `progress`, and why nothing moves when one of `storages` knows. Without a
     /// terminal only the latter is told, a line each time it begins.
     #[expect(clippy::disallowed_methods, reason = "one task that draws, ended with the line")]
-    pub(crate) fn start(title: &str, progress: &Arc<Progress>, storages: Vec<Arc<dyn Storage>>) -> Self {
+    pub(crate) fn start(
+        title: &str,
+        progress: &Arc<Progress>,
+        storages: Vec<Arc<dyn Storage>>,
+        lines: &MultiProgress,
+    ) -> Self {
         let on_terminal = std::io::stderr().is_terminal();
-        let target = if on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target);
+        let bar = lines.add(ProgressBar::no_length());
         bar.set_style(style(false));
         bar.set_prefix(title.to_owned());
         let (drawn, progress) = (bar.clone(), Arc::clone(progress));

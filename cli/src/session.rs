@@ -9,16 +9,20 @@ use comio_core::compute::Compute;
 use comio_core::ecbc::Method;
 use comio_core::engine::{Engine, EngineError, Progress, SaveOptions};
 use comio_core::format::placement::Placement;
-use comio_core::segment::EcbcCoder;
+use comio_core::segment::{EcbcCoder, SegmentCoder};
 use comio_core::storage::Storage;
+use indicatif::MultiProgress;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Resources;
 use crate::location::{self, Location};
-use crate::progress::ProgressLine;
+use crate::progress::{self, ProgressLine};
 
 /// After a signal an operation has this long to remove what it has written.
 const STOP_LIMIT: Duration = Duration::from_millis(900);
+/// And this long when a guest is in its hands: xl waits up to a minute for a guest to answer, and
+/// only then can it be let run on.
+const GUEST_STOP_LIMIT: Duration = Duration::from_secs(90);
 /// The default memory budget: enough for one worker, and what each one takes.
 const MEMORY_DEFAULT: usize = 64 << 20;
 const MEMORY_A_WORKER: usize = 16 << 20;
@@ -28,6 +32,10 @@ pub(crate) struct Session {
     pub(crate) pool: Arc<WorkerPool>,
     pub(crate) engine: Engine,
     pub(crate) progress: Arc<Progress>,
+    coder: Arc<EcbcCoder>,
+    memory: usize,
+    /// Where the progress lines of several operations at once stand.
+    lines: MultiProgress,
     /// The storages in use, asked why nothing moves.
     storages: Mutex<Vec<Arc<dyn Storage>>>,
 }
@@ -54,8 +62,24 @@ impl Session {
         }
         let pool = Arc::new(WorkerPool::new(workers).context("cannot start the worker threads")?);
         let coder = Arc::new(EcbcCoder::new(method, placement));
-        let engine = Engine::new(Arc::clone(&pool) as Arc<dyn Compute>, coder, memory);
-        Ok(Self { pool, engine, progress: Arc::default(), storages: Mutex::default() })
+        Ok(Self::of(pool, coder, memory, progress::lines()))
+    }
+
+    fn of(pool: Arc<WorkerPool>, coder: Arc<EcbcCoder>, memory: usize, lines: MultiProgress) -> Self {
+        let compute = Arc::clone(&pool) as Arc<dyn Compute>;
+        let engine = Engine::new(compute, Arc::clone(&coder) as Arc<dyn SegmentCoder>, memory);
+        Self { pool, engine, progress: Arc::default(), coder, memory, lines, storages: Mutex::default() }
+    }
+
+    /// The means for one of `count` operations at once, which share workers and memory.
+    pub(crate) fn share(&self, count: usize) -> Self {
+        let memory = (self.memory / count).max(Engine::MEMORY_MIN);
+        Self::of(Arc::clone(&self.pool), Arc::clone(&self.coder), memory, self.lines.clone())
+    }
+
+    /// The next operation's progress begins at nothing.
+    pub(crate) fn begin_next(&mut self) {
+        self.progress = Arc::default();
     }
 
     /// What `text`, a path or URL of an image, means.
@@ -83,15 +107,34 @@ impl Session {
         title: &str,
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> anyhow::Result<T> {
+        self.run_within(STOP_LIMIT, title, operation).await
+    }
+
+    /// As [`run`](Self::run), for an operation that has a guest in its hands: a signal stops it,
+    /// but the program ends only when the guest is what it was before.
+    pub(crate) async fn run_with_guest<T>(
+        &self,
+        title: &str,
+        operation: impl Future<Output = Result<T, EngineError>>,
+    ) -> anyhow::Result<T> {
+        self.run_within(GUEST_STOP_LIMIT, title, operation).await
+    }
+
+    async fn run_within<T>(
+        &self,
+        limit: Duration,
+        title: &str,
+        operation: impl Future<Output = Result<T, EngineError>>,
+    ) -> anyhow::Result<T> {
         let storages = self.storages.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let line = ProgressLine::start(title, &self.progress, storages);
+        let line = ProgressLine::start(title, &self.progress, storages, &self.lines);
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut operation = std::pin::pin!(operation);
         let result = tokio::select! {
             result = &mut operation => result,
-            _ = interrupt.recv() => self.stop(operation).await,
-            _ = terminate.recv() => self.stop(operation).await,
+            _ = interrupt.recv() => self.stop(limit, operation).await,
+            _ = terminate.recv() => self.stop(limit, operation).await,
         };
         drop(line);
         Ok(result?)
@@ -100,10 +143,11 @@ impl Session {
     #[expect(clippy::disallowed_methods, reason = "the program's own limit, after a signal")]
     async fn stop<T>(
         &self,
+        limit: Duration,
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, EngineError> {
         self.progress.stop();
-        if let Ok(result) = tokio::time::timeout(STOP_LIMIT, operation).await {
+        if let Ok(result) = tokio::time::timeout(limit, operation).await {
             return result;
         }
         crate::output::say(

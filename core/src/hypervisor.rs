@@ -83,6 +83,9 @@ pub enum HypervisorError {
         /// What was said.
         problem: String,
     },
+    /// The hypervisor cannot be used at all: its tool is missing, or this is no such host.
+    #[error("{0}")]
+    Unavailable(String),
     /// The tape's own trouble.
     #[error(transparent)]
     Tape(#[from] TapeError),

@@ -63,6 +63,7 @@ impl Mover for EngineMover {
             storage,
             &self.image,
             &options,
+            None,
             &progress,
         );
         let report = saving.await?;

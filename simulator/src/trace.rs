@@ -10,10 +10,12 @@
 //! [`RUN_PAGES`] consecutive pages of one trace, in an order drawn for each guest, so that
 //! neighbourhood inside a run stays as recorded and shares of page classes stay the trace's.
 //! A share of the runs is *private*: each of their bytes is multiplied by an odd number drawn
-//! for the run, modulo 256. That maps bytes one to one and zero to zero, so equal bytes stay
-//! equal, zero bytes stay zero, every repetition stays one and every histogram keeps its
-//! shape: such a page compresses as the recorded one does, and is equal to no other guest's
-//! page. A guest larger than its trace goes through the trace again, in another order, with
+//! for the run, modulo 256, and then disguised in the guest's own way. That maps bytes one to
+//! one and zero to zero, so equal bytes stay equal, zero bytes stay zero, every repetition
+//! stays one and every histogram keeps its shape: such a page compresses as the recorded one
+//! does, and is equal to no other guest's page, unless it holds very few different bytes.
+//! (There are 127 numbers for a run: without the disguise, of 64 guests every fourth private
+//! run would be some other's too.) A guest larger than its trace goes through the trace again, in another order, with
 //! every further run private, since one guest does not hold its own memory twice.
 
 use std::sync::Arc;
@@ -90,11 +92,45 @@ struct Run {
     factor: u8,
 }
 
+/// How many guests differ in their disguise.
+const DISGUISES: u64 = 7 * 128;
+
+/// A guest's own way with private bytes: shifted onto themselves, then multiplied, modulo 256.
+/// One to one, and zero stays zero.
+#[derive(Debug, Clone, Copy)]
+struct Disguise {
+    shift: u8,
+    factor: u8,
+}
+
+impl Disguise {
+    /// That of guest `number`; the first [`DISGUISES`] guests have one each.
+    fn of(number: u64) -> Self {
+        let number = number % DISGUISES;
+        Self { shift: (number % 7) as u8 + 1, factor: (number / 7) as u8 * 2 + 1 }
+    }
+
+    /// What becomes of a byte in a private run of this factor.
+    fn apply(self, run_factor: u8, byte: u8) -> u8 {
+        let product = byte.wrapping_mul(run_factor);
+        (product ^ product >> self.shift).wrapping_mul(self.factor)
+    }
+
+    /// Whether `page` is what becomes of `recorded`, in blocks so that the loop vectorises.
+    fn gives(self, recorded: &[u8], run_factor: u8, page: &[u8]) -> bool {
+        recorded.chunks(256).zip(page.chunks(256)).all(|(recorded, page)| {
+            let pairs = recorded.iter().zip(page);
+            pairs.fold(0, |differ, (&from, &to)| differ | (self.apply(run_factor, from) ^ to)) == 0
+        })
+    }
+}
+
 /// A guest's memory: a plan over a trace, a few bytes for each run.
 #[derive(Debug, Clone)]
 pub struct SyntheticGuest {
     trace: Trace,
     runs: Vec<Run>,
+    disguise: Disguise,
     run_pages: usize,
     page_count: usize,
     aging: Aging,
@@ -123,7 +159,8 @@ impl SyntheticGuest {
             first_pass = false;
         }
         let aging = Aging { seed: random.random(), nights: 0, changed: 0.0 };
-        Self { trace: trace.clone(), runs, run_pages, page_count, aging }
+        let disguise = Disguise::of(number);
+        Self { trace: trace.clone(), runs, disguise, run_pages, page_count, aging }
     }
 
     /// The same guest after `nights`, each of which changes a share (0 to 1) of its pages.
@@ -157,7 +194,9 @@ impl SyntheticGuest {
         page.copy_from_slice(self.trace.page(self.origin(pfn)));
         let factor = self.runs[pfn / self.run_pages].factor;
         if factor != 1 {
-            multiply(page, factor);
+            for byte in &mut *page {
+                *byte = self.disguise.apply(factor, *byte);
+            }
         }
         self.aging.apply(&self.trace, pfn, page);
     }
@@ -175,7 +214,7 @@ impl SyntheticGuest {
         let recorded = self.trace.page(self.origin(pfn));
         match self.runs[pfn / self.run_pages].factor {
             1 => recorded == page,
-            factor => recorded.len() == page.len() && product_is(recorded, factor, page),
+            factor => recorded.len() == page.len() && self.disguise.gives(recorded, factor, page),
         }
     }
 }
@@ -185,14 +224,6 @@ pub(crate) fn multiply(bytes: &mut [u8], factor: u8) {
     for byte in bytes {
         *byte = byte.wrapping_mul(factor);
     }
-}
-
-/// Whether `page` is `recorded` times `factor`, in blocks so that the loop vectorises.
-fn product_is(recorded: &[u8], factor: u8, page: &[u8]) -> bool {
-    recorded.chunks(256).zip(page.chunks(256)).all(|(recorded, page)| {
-        let pairs = recorded.iter().zip(page);
-        pairs.fold(0, |differ, (&from, &to)| differ | (from.wrapping_mul(factor) ^ to)) == 0
-    })
 }
 
 /// An odd number from 3 to 255.
@@ -255,6 +286,17 @@ pub(crate) mod test {
         let distinct: BTreeSet<_> = contents(&guest).into_iter().collect();
         // Two of the 127 factors may coincide for a run now and then.
         assert!(distinct.len() > 800, "{} of 1000 pages are distinct", distinct.len());
+    }
+
+    #[test]
+    fn every_disguise_is_one_to_one_and_keeps_zero() {
+        for number in 0..DISGUISES {
+            let disguise = Disguise::of(number);
+            for factor in [3, 255] {
+                let image: BTreeSet<u8> = (0..=255).map(|byte| disguise.apply(factor, byte)).collect();
+                assert_eq!((image.len(), disguise.apply(factor, 0)), (256, 0), "{disguise:?}");
+            }
+        }
     }
 
     #[test]

@@ -73,6 +73,12 @@ pub async fn open_source(
     })
 }
 
+/// The first `page_count` pages of `file` as a flat dump.
+pub(crate) fn flat_file(file: &Arc<File>, page_count: u64, pool: &Arc<WorkerPool>) -> Box<dyn GuestReader> {
+    let name = "the guest's memory".to_owned();
+    Box::new(raw::file_reader(Arc::clone(file), page_count * PAGE_SIZE as u64, name, pool))
+}
+
 /// Begins the tape at `path`, or on standard output for `-`.
 ///
 /// A regular file appears under its name only when it is complete, with access for its owner
@@ -97,6 +103,23 @@ pub async fn open_sink(
         TapeFormat::XEN_XL => Box::new(XlWriter::new(sink)),
         _ => Box::new(RawWriter::new(sink)),
     })
+}
+
+/// The save file that somebody writes into `pipe`; `name` is for messages.
+///
+/// # Errors
+/// [`TapeError::Io`] when no thread can be started for it.
+pub fn read_xl_pipe(pipe: File, name: String) -> Result<Box<dyn GuestReader>, TapeError> {
+    let thread = pipe_thread(&name)?;
+    Ok(stream::open(Cursor::new(Vec::new()).chain(pipe), TapeFormat::XEN_XL, name, thread))
+}
+
+/// Begins a save file that somebody reads from `pipe`; `name` is for messages.
+///
+/// # Errors
+/// [`TapeError::Io`] when no thread can be started for it.
+pub fn write_xl_pipe(pipe: File, name: String) -> Result<Box<dyn GuestWriter>, TapeError> {
+    Ok(Box::new(XlWriter::new(sink::Sink::pipe(name, pipe)?)))
 }
 
 type StreamInput = io::Chain<Cursor<Vec<u8>>, File>;

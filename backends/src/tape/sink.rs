@@ -83,6 +83,12 @@ impl Sink {
         Ok(Self::new(name, file, Arc::clone(pool), Some(regular)))
     }
 
+    /// Into a pipe.
+    pub(super) fn pipe(name: String, file: File) -> Result<Self, TapeError> {
+        let thread = pipe_thread(&name)?;
+        Ok(Self::new(name, file, thread, None))
+    }
+
     fn new(name: String, file: File, threads: Arc<WorkerPool>, regular: Option<Regular>) -> Self {
         let writes_max = threads.workers().clamp(2, WRITES_MAX);
         Self { name, file: Arc::new(file), threads, regular, writes: VecDeque::new(), writes_max }

@@ -9,6 +9,9 @@
 //! Both are synchronous, do no allocation that grows with the stream, and know nothing of
 //! files; [`crate::tape`] runs them on the worker pool.
 
+mod config;
+#[cfg(feature = "xen")]
+pub mod control;
 mod format;
 mod frame;
 mod input;
@@ -20,6 +23,7 @@ mod test;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use config::{ConfigEditor, SavedConfig};
 pub use format::{DETECT_LEN, is_xl};
 pub use parser::{Parser, Step};
 pub use rebuild::{Progress, Rebuilder};

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use comio_core::engine::Image;
+use comio_core::engine::{self, Image};
 use comio_core::format::ancestor::Role;
 use comio_core::storage::{ObjectInfo, Storage};
 use serde::Serialize;
 
-use super::share;
+use super::{Used, share};
 use crate::args::{Ls, Resources};
 use crate::exit::Exit;
 use crate::output;
@@ -28,6 +28,9 @@ struct Summary {
     guest_bytes: u64,
     ratio: f64,
     incomplete: bool,
+    /// Why it must not be restored (again).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumed: Option<Used>,
     /// The images that pages of it are kept in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rests_on: Vec<RestsOn>,
@@ -47,10 +50,11 @@ pub(super) async fn run(args: Ls) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
     let storage = session.directory(&args.directory).await?;
     let mut objects = storage.list().await?;
+    objects.retain(|object| !engine::is_mark(&object.name));
     objects.sort_by(|a, b| a.name.cmp(&b.name));
     let mut listed = Vec::new();
     for object in objects {
-        listed.push(look_into(&*storage, object).await);
+        listed.push(look_into(&*storage, object).await?);
     }
     note_who_is_here(&mut listed);
     if args.json {
@@ -62,10 +66,14 @@ pub(super) async fn run(args: Ls) -> anyhow::Result<Exit> {
 }
 
 /// Files that are no images are listed as such: somebody keeps them there.
-async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> Listed {
+async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> anyhow::Result<Listed> {
     let image = match storage.open(&object.name).await {
         Ok(reader) => Image::open(reader).await.ok(),
         Err(_) => None,
+    };
+    let consumed = match &image {
+        Some(image) => engine::consumed(storage, &image.superblock().uuid).await?,
+        None => None,
     };
     let summary = image.map(|image| {
         let guest_bytes = image.footer().totals.pages * comio_core::PAGE_SIZE as u64;
@@ -75,10 +83,11 @@ async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> Listed {
             guest_bytes,
             ratio: share(guest_bytes, image.len()),
             incomplete: image.footer().incomplete,
+            consumed: consumed.map(Used::from),
             rests_on: rests_on(&image),
         }
     });
-    Listed { name: object.name, bytes: object.len, image: summary }
+    Ok(Listed { name: object.name, bytes: object.len, image: summary })
 }
 
 fn rests_on(image: &Image) -> Vec<RestsOn> {
@@ -150,12 +159,14 @@ fn table(listed: &[Listed]) -> String {
     text
 }
 
-/// What an image rests on, for people; what is not here is said to be elsewhere.
+/// What an image rests on and whether it was used, for people; what is not here is said to be elsewhere.
 fn stems(row: &Listed) -> String {
     let rests_on = row.image.iter().flat_map(|image| &image.rests_on);
     let words = rests_on.map(|ancestor| {
         let elsewhere = if ancestor.here { "" } else { " (not here)" };
         format!("{} {}{elsewhere}", ancestor.role, ancestor.name)
     });
-    words.collect::<Vec<_>>().join(", ")
+    let used = row.image.iter().filter_map(|image| image.consumed.as_ref());
+    let used = used.map(|used| format!("[{}]", used.why));
+    words.chain(used).collect::<Vec<_>>().join(", ")
 }

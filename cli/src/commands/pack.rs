@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::share;
 use crate::ancestors;
-use crate::args::{Format, Pack, PlacementArg};
+use crate::args::{Format, Pack, Packing, PlacementArg};
 use crate::exit::Exit;
 use crate::location::Location;
 use crate::output;
@@ -68,24 +68,30 @@ impl From<SaveReport> for Report {
     }
 }
 
-pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
+/// The means for making the image that `args` describe.
+pub(super) fn session(args: &Packing) -> anyhow::Result<Session> {
     let placement = match args.placement {
         PlacementArg::Hybrid => Placement::Hybrid,
         PlacementArg::Strict => Placement::Strict,
     };
+    Session::with_coder(&args.resources, args.level, placement)
+}
+
+pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
+    let packing = &args.packing;
     let format = match args.format {
         Format::Auto => SourceFormat::Auto,
         Format::Xl => SourceFormat::Xl,
         Format::Raw => SourceFormat::Raw,
     };
-    let session = Session::with_coder(&args.resources, args.level, placement)?;
+    let session = session(packing)?;
     let image = session.image(&args.image).await?;
-    if !args.no_clobber {
+    if !packing.no_clobber {
         ancestors::refuse_to_replace_needed(&image).await?;
     }
-    let foundation = foundation(&args, &image, &session).await;
+    let foundation = foundation(packing, &image, &session).await;
     let mut reader = open_source(&args.src, format, &session.pool).await?;
-    let options = save_options(!args.no_clobber);
+    let options = save_options(!packing.no_clobber);
     let saving = engine::save_upon(
         &session.engine,
         foundation.as_ref(),
@@ -96,7 +102,7 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
         &session.progress,
     );
     let report = Report::from(session.run("packing", saving).await?);
-    if args.json {
+    if packing.json {
         output::json(&report)?;
     } else {
         output::say(&report.words());
@@ -106,7 +112,7 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
 
 /// What the image is to rest on. A parent or template that cannot be used is no reason not to
 /// save the guest: it is saved in full then, and the user told.
-async fn foundation(args: &Pack, image: &Location, session: &Session) -> Option<Foundation> {
+pub(super) async fn foundation(args: &Packing, image: &Location, session: &Session) -> Option<Foundation> {
     let parent = match &args.parent {
         None => None,
         Some(parent) => {
@@ -132,7 +138,7 @@ fn usable(relative: Relative) -> anyhow::Result<Relative> {
 }
 
 async fn open_template(
-    args: &Pack,
+    args: &Packing,
     template: &str,
     image: &Location,
     session: &Session,

@@ -86,6 +86,6 @@ pub(super) async fn read_back(
     Ok(())
 }
 
-fn owned(bytes: &[u8]) -> Payload {
+pub(super) fn owned(bytes: &[u8]) -> Payload {
     Payload::Bytes(Buffer::unpooled(bytes.to_vec()))
 }

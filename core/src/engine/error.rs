@@ -1,5 +1,6 @@
 //! What can go wrong in the engine.
 
+use super::consumed::Consumed;
 use super::lineage::AncestorProblem;
 use crate::buffer::{BudgetTooSmall, NotBytes};
 use crate::compute::ComputeError;
@@ -61,6 +62,11 @@ pub enum EngineError {
     /// The image given as a template is none.
     #[error("{0}")]
     NotATemplate(String),
+    /// The image of this name was restored before, or its guest went on after it was taken.
+    #[error(
+        "{0} must not be restored: {1}. Two guests on one disk corrupt it; if the other one is gone for good, and its disk is as it was when the image was taken, --force restores it"
+    )]
+    AlreadyConsumed(String, Box<Consumed>),
     /// The user stopped it.
     #[error("stopped")]
     Stopped,

@@ -15,17 +15,11 @@ use crate::units::Span;
 pub(super) struct Places {
     name: Spanned<Value>,
     methods: Spanned<Value>,
-    guests: GuestPlaces,
     arrival: Option<Spanned<Value>>,
     #[serde(default)]
     faults: Vec<Spanned<Value>>,
     #[serde(default)]
     expect: Vec<Spanned<Value>>,
-}
-
-#[derive(Deserialize)]
-struct GuestPlaces {
-    traces: Vec<Spanned<Value>>,
 }
 
 type Problem = (Range<usize>, String);
@@ -36,12 +30,6 @@ pub(super) fn problems(scenario: &Scenario, places: &Places) -> Vec<Problem> {
     if !is_file_name(&scenario.name) {
         let problem = "name becomes a directory: use letters, digits, '-', '_' and '.', for example \"evening\"";
         found.push((places.name.span(), problem.to_owned()));
-    }
-    for (name, place) in scenario.guests.traces.iter().zip(&places.guests.traces) {
-        if !is_file_name(name) {
-            let problem = format!("{name:?} is a path: name a file of the directory `traces`, without .comio");
-            found.push((place.span(), problem));
-        }
     }
     let mut seen = BTreeSet::new();
     if let Some(method) = scenario.methods.iter().find(|method| !seen.insert(**method)) {

@@ -1,0 +1,123 @@
+//! Domains as `xl list -v` tells of them.
+
+use comio_core::hypervisor::HypervisorError;
+
+/// Xen's control domain: never saved.
+pub const DOMAIN_0: u32 = 0;
+
+/// A domain at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// Its number, another one after each restore.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Its uuid in lower case, the same through saves and restores.
+    pub uuid: String,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// What xl shows: six letters or dashes for running, blocked, paused, shut down, crashed, dying.
+    pub state: String,
+    /// Processor time used, in tenths of a second: what `xl list` counts in.
+    pub cpu_deciseconds: u64,
+}
+
+impl Domain {
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.state.contains('p')
+    }
+
+    /// Whether it runs, or would as soon as it had something to do.
+    pub fn is_running(&self) -> bool {
+        !self.state.contains(['p', 's', 'c', 'd'])
+    }
+}
+
+/// The domains that `xl list -v` printed.
+///
+/// # Errors
+/// [`HypervisorError::Unavailable`] for lines of another form.
+pub(super) fn parse_list(text: &str) -> Result<Vec<Domain>, HypervisorError> {
+    text.lines().skip(1).filter(|line| !line.trim().is_empty()).map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Result<Domain, HypervisorError> {
+    let unknown =
+        || HypervisorError::Unavailable(format!("xl list printed a line of unknown form: {line:?}"));
+    let words: Vec<&str> = line.split_whitespace().collect();
+    // A name may hold blanks, so the columns are counted from the uuid.
+    let uuid_at = words.iter().position(|word| is_uuid(word)).ok_or_else(unknown)?;
+    let [name @ .., id, memory, vcpus, state, time] = &words[..uuid_at] else { return Err(unknown()) };
+    let deciseconds = time.replacen('.', "", 1);
+    Ok(Domain {
+        id: id.parse().map_err(|_| unknown())?,
+        name: name.join(" "),
+        uuid: words[uuid_at].to_lowercase(),
+        memory_mib: memory.parse().map_err(|_| unknown())?,
+        vcpus: vcpus.parse().map_err(|_| unknown())?,
+        state: (*state).to_owned(),
+        cpu_deciseconds: deciseconds.parse().map_err(|_| unknown())?,
+    })
+}
+
+/// Whether `word` has the form of a uuid.
+fn is_uuid(word: &str) -> bool {
+    let groups: Vec<&str> = word.split('-').collect();
+    let lens: Vec<usize> = groups.iter().map(|group| group.len()).collect();
+    lens == [8, 4, 4, 4, 12] && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// The domain that `wanted` means: a name, else a number, else a uuid, as xl has it.
+///
+/// # Errors
+/// [`HypervisorError::NotFound`].
+pub(super) fn find<'a>(domains: &'a [Domain], wanted: &str) -> Result<&'a Domain, HypervisorError> {
+    let by = |test: &dyn Fn(&Domain) -> bool| domains.iter().find(|domain| test(domain));
+    by(&|domain| domain.name == wanted)
+        .or_else(|| by(&|domain| wanted.parse() == Ok(domain.id)))
+        .or_else(|| by(&|domain| wanted.eq_ignore_ascii_case(&domain.uuid)))
+        .ok_or_else(|| HypervisorError::NotFound(wanted.to_owned()))
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    const LIST: &str = "\
+Name                                        ID   Mem VCPUs	State	Time(s)   UUID                            Reason-Code	Security Label
+Domain-0                                     0   768     1     r-----      73.3 00000000-0000-0000-0000-000000000000        -                -
+my guest                                     7   128     2     --p---       4.0 9A4F3B2C-0000-4000-8000-000000000007        -                -
+";
+
+    #[test]
+    fn names_with_blanks_and_states_are_read() {
+        let domains = parse_list(LIST).expect("parses");
+        assert_eq!(domains.len(), 2);
+        assert_eq!(
+            (domains[1].name.as_str(), domains[1].id, domains[1].cpu_deciseconds),
+            ("my guest", 7, 40)
+        );
+        assert!(domains[1].is_paused() && !domains[1].is_running());
+        assert!(domains[0].is_running() && domains[0].cpu_deciseconds == 733);
+    }
+
+    #[test]
+    fn a_domain_is_found_by_name_number_and_uuid() {
+        let domains = parse_list(LIST).expect("parses");
+        for wanted in ["my guest", "7", "9a4f3b2c-0000-4000-8000-000000000007"] {
+            assert_eq!(find(&domains, wanted).expect("found").id, 7, "{wanted}");
+        }
+        assert!(matches!(find(&domains, "8"), Err(HypervisorError::NotFound(_))));
+    }
+
+    #[test]
+    fn other_forms_are_refused() {
+        for line in ["", "guest 1 2", "x y z a b 9a4f3b2c-0000-4000-8000-000000000007"] {
+            let text = format!("header\n{line}.\n");
+            assert!(parse_list(&text).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A guest being made by `xl restore -p` from its image.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+
+use async_trait::async_trait;
+use comio_core::hypervisor::{HypervisorError, NewGuest};
+use comio_core::tape::{GuestWriter, TapeError, TapeItem};
+
+use super::domain::Domain;
+use super::journal::{Entry, Process, Step};
+use super::xl::Running;
+use super::{Toolstack, unavailable};
+use crate::tape;
+use crate::xen::{ConfigEditor, SavedConfig};
+
+/// Begins to make a guest: xl reads from a pipe, and leaves the guest paused.
+///
+/// # Errors
+/// [`HypervisorError::AlreadyExists`] for a guest of that name or uuid; others.
+pub(super) async fn begin(
+    toolstack: &Toolstack,
+    guest: &SavedConfig,
+    config: Option<&Path>,
+    mut entry: Entry,
+) -> Result<Box<dyn NewGuest>, HypervisorError> {
+    let there = toolstack.xl.domains().await?;
+    // With a configuration of the user's own, name and uuid are what that says, and xl checks them.
+    let taken = there.iter().find(|domain| domain.name == guest.name || domain.uuid == guest.uuid);
+    if let Some(taken) = taken.filter(|_| config.is_none()) {
+        return Err(HypervisorError::AlreadyExists(taken.name.clone()));
+    }
+    toolstack.note(&entry)?;
+    let mut args = vec!["restore".as_ref(), "-p".as_ref()];
+    args.extend(config.map(Path::as_os_str));
+    args.push("/dev/stdin".as_ref());
+    let started = toolstack.xl.start(args, Stdio::piped(), Stdio::null());
+    let mut xl = match started {
+        Ok(xl) => xl,
+        Err(error) => {
+            toolstack.forget(&entry)?;
+            return Err(error);
+        }
+    };
+    entry.xl = xl.child.id().and_then(Process::of);
+    toolstack.note(&entry)?;
+    let pipe = xl.child.stdin.take().ok_or_else(|| unavailable("no pipe to xl"))?;
+    let pipe = pipe.into_owned_fd().map_err(|error| unavailable(&error.to_string()))?;
+    let tape = tape::write_xl_pipe(File::from(pipe), format!("xl restore of {}", guest.name))?;
+    let before = there.into_iter().map(|domain| domain.id).collect();
+    let editor = ConfigEditor::renaming(&guest.name);
+    let stream = RestoreStream { tape: Some(tape), editor, xl, done: false, guest: guest.name.clone() };
+    Ok(Box::new(New { toolstack: toolstack.clone(), entry, before, stream }))
+}
+
+/// What xl reads, and xl.
+struct RestoreStream {
+    /// Gone once the pipe is closed.
+    tape: Option<Box<dyn GuestWriter>>,
+    editor: ConfigEditor,
+    xl: Running,
+    /// xl has made the guest.
+    done: bool,
+    guest: String,
+}
+
+impl RestoreStream {
+    fn failed(&self, problem: String) -> TapeError {
+        TapeError::Io {
+            action: "restore",
+            target: format!("guest {:?}", self.guest),
+            source: io::Error::other(problem),
+        }
+    }
+
+    /// A pipe that nobody reads any more says less than xl does.
+    async fn explain(&mut self, error: TapeError) -> TapeError {
+        let closed =
+            matches!(&error, TapeError::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe);
+        if !closed {
+            return error;
+        }
+        match self.xl.end().await {
+            Ok(status) => {
+                let words = self.xl.last_words();
+                self.failed(format!("xl failed ({status}): {words}"))
+            }
+            Err(_) => error,
+        }
+    }
+}
+
+#[async_trait]
+impl GuestWriter for RestoreStream {
+    async fn write(&mut self, item: TapeItem) -> Result<(), TapeError> {
+        let item = match item {
+            TapeItem::Frame(bytes) => TapeItem::Frame(self.editor.edit(bytes)?),
+            batch @ TapeItem::Batch(_) => batch,
+        };
+        let Some(tape) = &mut self.tape else { return Ok(()) };
+        match tape.write(item).await {
+            Err(error) => Err(self.explain(error).await),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), TapeError> {
+        if let Some(mut tape) = self.tape.take()
+            && let Err(error) = tape.finish().await
+        {
+            return Err(self.explain(error).await);
+        }
+        let status = self.xl.end().await.map_err(|error| self.failed(error.to_string()))?;
+        if !status.success() {
+            let words = self.xl.last_words();
+            return Err(self.failed(format!("xl failed ({status}): {words}")));
+        }
+        self.done = true;
+        Ok(())
+    }
+}
+
+struct New {
+    toolstack: Toolstack,
+    entry: Entry,
+    /// The domains there were before.
+    before: Vec<u32>,
+    stream: RestoreStream,
+}
+
+impl New {
+    /// The domain that xl has made, if it is there.
+    async fn domain(&mut self) -> Result<Option<Domain>, HypervisorError> {
+        let mut domains = self.toolstack.xl.domains().await?.into_iter();
+        Ok(domains.find(|domain| {
+            let ours = domain.uuid == self.entry.uuid || domain.name == self.entry.name;
+            ours && !self.before.contains(&domain.id)
+        }))
+    }
+}
+
+#[async_trait]
+impl NewGuest for New {
+    fn writer(&mut self) -> &mut dyn GuestWriter {
+        &mut self.stream
+    }
+
+    async fn start(mut self: Box<Self>) -> Result<(), HypervisorError> {
+        let domain = self.domain().await?;
+        let domain =
+            domain.ok_or_else(|| unavailable("xl said that it made the guest, but it is not there"))?;
+        self.entry.step = Step::Held;
+        self.entry.domid = Some(domain.id);
+        self.toolstack.note(&self.entry)?;
+        if !self.toolstack.plan.start_paused {
+            self.toolstack.xl.act("unpause", &domain).await?;
+        }
+        self.toolstack.forget(&self.entry)
+    }
+
+    async fn discard(mut self: Box<Self>) -> Result<(), HypervisorError> {
+        // With the pipe closed, xl gives up and removes what it has made.
+        self.stream.tape = None;
+        if !self.stream.done {
+            let ended = self.stream.xl.end().await;
+            ended.map_err(|error| unavailable(&format!("cannot wait for xl: {error}")))?;
+        }
+        if let Some(domain) = self.domain().await? {
+            self.toolstack.xl.act("destroy", &domain).await?;
+        }
+        self.toolstack.forget(&self.entry)
+    }
+}

@@ -1,0 +1,62 @@
+"""The program under test: built here, installed in dom0."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from machine import Machine
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAYLOAD = "/bench/payload"
+
+
+def program() -> Path:
+    """The package or the binary to test: `COMIO_XEN_PROGRAM`, or what is built from this repository."""
+    chosen = os.environ.get("COMIO_XEN_PROGRAM")
+    if chosen:
+        return Path(chosen).resolve()
+    return newest(ROOT / "target" / "debian", "comio_*.deb") if packages() else stripped()
+
+
+def build() -> None:
+    """Builds what `program` names; needs the network as cargo does."""
+    if os.environ.get("COMIO_XEN_PROGRAM"):
+        return
+    if packages():
+        subprocess.run([ROOT / "ci" / "package"], check=True)
+        return
+    subprocess.run(["cargo", "build", "--release", "-p", "comio", "--features", "xen"], cwd=ROOT, check=True)
+    binary = ROOT / "target" / "release" / "comio"
+    subprocess.run(["strip", "-o", stripped(), binary], check=True)
+
+
+def packages() -> bool:
+    return (ROOT / "ci" / "package").exists()
+
+
+def stripped() -> Path:
+    return ROOT / "target" / "release" / "comio.stripped"
+
+
+def newest(directory: Path, pattern: str) -> Path:
+    return max(directory.glob(pattern), key=lambda path: path.stat().st_mtime)
+
+
+def install(machine: Machine) -> None:
+    """Installs the program, which dom0 finds in its payload."""
+    package = f"{PAYLOAD}/{machine.payload.name}"
+    if machine.payload.suffix == ".deb":
+        machine.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i {package}")
+    else:
+        machine.run(f"install {package} /usr/bin/comio")
+    machine.note(machine.out("comio --version"))
+
+
+def unpacked(directory: Path) -> Path:
+    """The program to run beside dom0; of a package it is unpacked into the directory."""
+    if program().suffix != ".deb":
+        return program()
+    target = directory / "program"
+    if not target.exists():
+        subprocess.run(["dpkg-deb", "-x", program(), target], check=True)
+    return target / "usr" / "bin" / "comio"

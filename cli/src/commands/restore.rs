@@ -1,0 +1,119 @@
+//! `comio restore`: an image becomes a guest of this Xen host again.
+
+use anyhow::{Context, bail};
+use comio_backends::toolstack::journal::Operation;
+use comio_backends::toolstack::{Plan, Toolstack, Xl, open_journal};
+use comio_backends::xen::SavedConfig;
+use comio_core::engine::{self, ConsumedBy, Image};
+use comio_core::format::frame::{FrameItem, items};
+use comio_core::tape::TapeFormat;
+use serde::Serialize;
+
+use super::host;
+use super::save::now;
+use crate::args::Restore;
+use crate::exit::Exit;
+use crate::marks;
+use crate::output;
+use crate::session::Session;
+
+/// A guest that was restored.
+#[derive(Serialize)]
+pub(super) struct Restored {
+    pub(super) guest: String,
+    pub(super) guest_uuid: String,
+    pub(super) guest_bytes: u64,
+    pub(super) seconds: f64,
+}
+
+pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
+    if args.all {
+        return host::restore_all(args).await;
+    }
+    let session = Session::new(&args.resources)?;
+    let image = args.image.clone().context("say which IMAGE to restore")?;
+    let restored = restore(&session, &args, &image).await?;
+    if args.json {
+        output::json(&restored)?;
+    } else {
+        let (guest, seconds) = (&restored.guest, restored.seconds);
+        let state = if args.paused { "is there, paused" } else { "runs" };
+        output::say(&format!("{guest} {state}: {} bytes in {seconds:.1} s", restored.guest_bytes));
+    }
+    Ok(Exit::Done)
+}
+
+/// Restores the guest of the image at `text`.
+pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> anyhow::Result<Restored> {
+    let started = now();
+    let location = session.image(text).await?;
+    let image = Image::open(location.storage.open(&location.name).await?).await?;
+    let mut saved = saved_guest(&image).await?;
+    if let Some(name) = &args.name {
+        saved.name.clone_from(name);
+    }
+    let plan = Plan {
+        operation: Operation::Restore,
+        image: text.to_owned(),
+        image_uuid: uuid::Uuid::from_bytes(image.superblock().uuid).to_string(),
+        saved: Some(saved.clone()),
+        config: args.config.clone(),
+        start_paused: args.paused,
+    };
+    let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
+    // First of all: of two hosts that restore it at once, one goes on.
+    let uuid = image.superblock().uuid;
+    let before = engine::consumed(&*location.storage, &uuid).await?;
+    let mark = marks::mark(uuid, ConsumedBy::Restored);
+    marks::put(&location, &mark, args.force).await?;
+    let restoring = engine::restore_guest(
+        &session.engine,
+        &*location.storage,
+        &location.name,
+        &toolstack,
+        &saved.name,
+        &session.progress,
+    );
+    let report = match session.run_with_guest(&format!("restoring {}", saved.name), restoring).await {
+        Ok(report) => report,
+        Err(error) => {
+            let unmarked = match before {
+                Some(before) => marks::put(&location, &before, true).await,
+                None => engine::unconsume(&*location.storage, &uuid).await,
+            };
+            if let Err(problem) = unmarked {
+                output::say(&format!(
+                    "the image stays marked as restored ({problem}): use --force next time"
+                ));
+            }
+            return Err(error);
+        }
+    };
+    Ok(Restored {
+        guest: saved.name,
+        guest_uuid: saved.uuid,
+        guest_bytes: report.guest_bytes,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Who is in `image`.
+async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
+    image.check_complete()?;
+    if image.superblock().tape_format != TapeFormat::XEN_XL {
+        bail!(
+            "the image was not made from a Xen guest or a file of xl save: it can be unpacked, not restored"
+        );
+    }
+    let mut frame = Vec::new();
+    for entry in image.frames() {
+        for item in items(&image.frame_chunk(entry).await?) {
+            let FrameItem::Bytes(bytes) = item? else { continue };
+            frame.extend_from_slice(bytes);
+            if let Some(saved) = SavedConfig::read(&frame)? {
+                return Ok(saved);
+            }
+        }
+    }
+    bail!("the image holds no configuration of a guest")
+}
