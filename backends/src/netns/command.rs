@@ -44,19 +44,14 @@ pub(super) fn ip(arguments: &str) -> Result<(), LabError> {
 
 /// Runs a command to its end.
 pub(super) fn run(command: &mut Command) -> Result<(), LabError> {
-    let failed = |words: String| {
-        let words_of = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
-        let parts: Vec<_> = std::iter::once(command_name(command)).chain(command.get_args().map(words_of)).collect();
-        LabError::Command { command: parts.join(" "), words }
+    let words = match command.output() {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
     };
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(error) => return Err(failed(error.to_string())),
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    let arguments = command.get_args().map(|part| part.to_string_lossy().into_owned());
+    let parts: Vec<_> = std::iter::once(command_name(command)).chain(arguments).collect();
+    Err(LabError::Command { command: parts.join(" "), words })
 }
 
 fn command_name(command: &Command) -> String {

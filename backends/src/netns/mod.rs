@@ -263,7 +263,8 @@ fn free_network() -> Result<[u8; 3], LabError> {
 fn remove_stale() {
     let Ok(namespaces) = std::fs::read_dir("/run/netns") else { return };
     for name in namespaces.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-        let process = name.strip_prefix("cl").and_then(|rest| rest.split_once('x')).map(|(process, _)| process);
+        let process =
+            name.strip_prefix("cl").and_then(|rest| rest.split_once('x')).map(|(process, _)| process);
         let gone = process.and_then(|process| process.parse::<u32>().ok());
         if gone.is_some_and(|process| !std::path::Path::new(&format!("/proc/{process}")).exists()) {
             // Another may have been quicker.

@@ -72,7 +72,8 @@ impl Lab {
         let data = self.data();
         std::fs::create_dir(&data)?;
         let data = data.display();
-        let exports: Vec<_> = self.plan.exports.iter().map(|export| format!("{data}/{}", export.name)).collect();
+        let exports: Vec<_> =
+            self.plan.exports.iter().map(|export| format!("{data}/{}", export.name)).collect();
         let script = format!(
             "mount -t tmpfs -o size={} tmpfs {data} && mkdir {} && \
              mount -t tmpfs tmpfs /run && mkdir -p /run/rpcbind && exec rpcbind -f",

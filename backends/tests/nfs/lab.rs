@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-pub(crate) use comio_backends::netns::{Export, MOUNT_PORT, NFS_PORT};
 use comio_backends::netns::{self, Plan};
+pub(crate) use comio_backends::netns::{Export, MOUNT_PORT, NFS_PORT};
 use comio_backends::nfs::NfsUrl;
 
 /// Whether tests with nfs-ganesha are wanted; says so if not.

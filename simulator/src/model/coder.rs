@@ -89,13 +89,16 @@ fn guest_of(contents: u64) -> usize {
     usize::try_from(contents >> 44).unwrap_or(usize::MAX)
 }
 
+/// A segment's contents, first page and page count.
+type Batched = (u64, u64, usize);
+
 /// The modelled coder of one method.
 #[derive(Debug)]
 pub struct ModelCoder {
     placement: Placement,
     guests: Vec<CodedGuest>,
-    /// Segments by contents, first page and page count: decoding finds what encoding laid out.
-    laid_out: Mutex<BTreeMap<(u64, u64, usize), (DirectoryEntry, Tally)>>,
+    /// Decoding finds what encoding laid out.
+    laid_out: Mutex<BTreeMap<Batched, (DirectoryEntry, Tally)>>,
 }
 
 /// Room for what is read and written as real bytes: superblock, frames, directories.

@@ -194,10 +194,7 @@ fn problems(
             say(place_of(place, key), format!("{key} must be at least 1"));
         }
         if hosts.memory.0 < 16 << 20 {
-            say(
-                place_of(place, "memory"),
-                "a host needs at least \"16 MiB\" of memory for buffers".into(),
-            );
+            say(place_of(place, "memory"), "a host needs at least \"16 MiB\" of memory for buffers".into());
         }
         if hosts.link.0 == 0 {
             say(place_of(place, "link"), NO_RATE.into());
@@ -329,7 +326,8 @@ mod test {
             let settings: Vec<_> = settings.iter().map(own).collect();
             parse_with("q.toml", GOOD, &settings, &|_| true)
         };
-        let file = parse_set(&[("guests.count", "7"), ("guests.memory", "1 GiB"), ("mode", "virtual")]).unwrap();
+        let file =
+            parse_set(&[("guests.count", "7"), ("guests.memory", "1 GiB"), ("mode", "virtual")]).unwrap();
         assert_eq!((file.scenario.guests.count, file.scenario.guests.memory.0), (7, 1 << 30));
         assert_eq!(file.scenario.mode, Mode::Virtual);
         let file = parse_set(&[("methods", "[\"raw\"]"), ("one-machine", "true")]).unwrap();

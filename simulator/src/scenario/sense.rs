@@ -28,7 +28,8 @@ type Problem = (Range<usize>, String);
 pub(super) fn problems(scenario: &Scenario, places: &Places) -> Vec<Problem> {
     let mut found = Vec::new();
     if !is_file_name(&scenario.name) {
-        let problem = "name becomes a directory: use letters, digits, '-', '_' and '.', for example \"evening\"";
+        let problem =
+            "name becomes a directory: use letters, digits, '-', '_' and '.', for example \"evening\"";
         found.push((places.name.span(), problem.to_owned()));
     }
     let mut seen = BTreeSet::new();
@@ -78,7 +79,9 @@ pub(super) fn expectations(scenario: &Scenario, points: &[Point], places: &Place
 
 fn unmeasured(expected: &Expectation, points: &[Point]) -> Option<String> {
     let methods: BTreeSet<_> = points.iter().flat_map(|point| &point.scenario.methods).collect();
-    if let Some(method) = [expected.method, expected.faster_than].into_iter().flatten().find(|method| !methods.contains(method)) {
+    if let Some(method) =
+        [expected.method, expected.faster_than].into_iter().flatten().find(|method| !methods.contains(method))
+    {
         return Some(format!("{method} is not among this scenario's methods"));
     }
     let phases: BTreeSet<_> = points.iter().flat_map(|point| phases(point.scenario.operation)).collect();
@@ -87,9 +90,10 @@ fn unmeasured(expected: &Expectation, points: &[Point]) -> Option<String> {
     }
     let labels: Vec<String> = points.iter().flat_map(labels).collect();
     let point = expected.point.as_ref().filter(|point| !labels.contains(point))?;
-    Some(match labels.is_empty() {
-        true => format!("there is no point {point:?}: this scenario has no sweep; leave point out"),
-        false => format!("there is no point {point:?}; points are {}", labels.join(", ")),
+    Some(if labels.is_empty() {
+        format!("there is no point {point:?}: this scenario has no sweep; leave point out")
+    } else {
+        format!("there is no point {point:?}; points are {}", labels.join(", "))
     })
 }
 
