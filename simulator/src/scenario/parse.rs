@@ -330,8 +330,8 @@ mod test {
             parse_set(&[("guests.count", "7"), ("guests.memory", "1 GiB"), ("mode", "virtual")]).unwrap();
         assert_eq!((file.scenario.guests.count, file.scenario.guests.memory.0), (7, 1 << 30));
         assert_eq!(file.scenario.mode, Mode::Virtual);
-        let file = parse_set(&[("methods", "[\"raw\"]"), ("one-machine", "true")]).unwrap();
-        assert!(file.scenario.methods == [Method::Raw] && file.scenario.one_machine);
+        let file = parse_set(&[("methods", "[\"raw\", \"comio\"]"), ("one-machine", "true")]).unwrap();
+        assert!(file.scenario.methods == [Method::Raw, Method::Comio] && file.scenario.one_machine);
         for (key, value, word) in [("guests.counts", "7", "unknown field"), ("name.x", "1", "no such key")] {
             let error = parse_set(&[(key, value)]).unwrap_err().to_string();
             assert!(error.starts_with(&format!("q.toml: with {key} = {value}: ")), "{error}");
