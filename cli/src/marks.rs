@@ -19,6 +19,10 @@ pub(crate) fn mark(image: ImageUuid, why: ConsumedBy) -> Consumed {
 /// # Errors
 /// [`EngineError::AlreadyConsumed`] if it has a mark, unless by `force`; [`EngineError::Storage`].
 pub(crate) async fn put(at: &Location, mark: &Consumed, force: bool) -> Result<(), EngineError> {
-    let (unique, _) = uuid::Uuid::new_v4().as_u64_pair();
-    engine::consume(&*at.storage, &at.name, mark, force, unique).await
+    engine::consume(&*at.storage, &at.name, mark, force, unique()).await
+}
+
+/// A number that nobody else has drawn.
+pub(crate) fn unique() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }

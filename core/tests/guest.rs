@@ -1,11 +1,12 @@
 //! Whole guests over mocked ports: whatever fails, the guest runs on, or its image is whole.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use comio_core::compute::{ComputeError, Inline, MockCompute};
 use comio_core::ecbc::Method;
-use comio_core::engine::{self, Engine, EngineError, Progress, SaveOptions};
+use comio_core::engine::{self, Consumed, ConsumedBy, Engine, EngineError, Progress, Restoring, SaveOptions};
 use comio_core::format::placement::Placement;
 use comio_core::hypervisor::{HeldGuest, HypervisorError, MockHypervisor, NewGuest};
 use comio_core::segment::EcbcCoder;
@@ -211,20 +212,82 @@ impl NewGuest for New {
     }
 }
 
-fn restore(finish: fn() -> Result<(), TapeError>) -> (Result<engine::RestoreReport, EngineError>, Events) {
+/// An image, and a hypervisor on which it may be restored.
+fn restorable(finish: fn() -> Result<(), TapeError>) -> (MemoryStorage, MockHypervisor, Events) {
     let storage = MemoryStorage::new();
     save(&hypervisor(&Events::default(), true, || Ok(None)), &storage).expect("saves");
     let events = Events::default();
     let noted = Arc::clone(&events);
     let mut hypervisor = MockHypervisor::new();
-    hypervisor.expect_begin_restore().times(1).returning(move |_, _| {
+    hypervisor.expect_begin_restore().returning(move |_, _| {
         let mut writer = MockGuestWriter::new();
         writer.expect_finish().returning(finish);
         Ok(Box::new(New { writer, events: Arc::clone(&noted) }))
     });
+    (storage, hypervisor, events)
+}
+
+fn restore(finish: fn() -> Result<(), TapeError>) -> (Result<engine::RestoreReport, EngineError>, Events) {
+    let (storage, hypervisor, events) = restorable(finish);
     let (engine, progress) = (engine(), Progress::default());
     let restoring = engine::restore_guest(&engine, &storage, "image", &hypervisor, "guest", &progress);
     (block_on(restoring), events)
+}
+
+fn restore_once(
+    storage: &MemoryStorage,
+    hypervisor: &MockHypervisor,
+    force: bool,
+) -> Result<engine::RestoreReport, EngineError> {
+    let mark = mark();
+    let once = Restoring { mark: &mark, force, unique: 7 };
+    let (engine, progress) = (engine(), Progress::default());
+    let restoring =
+        engine::restore_guest_once(&engine, storage, "image", hypervisor, "guest", Some(once), &progress);
+    block_on(restoring)
+}
+
+fn mark() -> Consumed {
+    Consumed { image: OPTIONS.uuid, why: ConsumedBy::Restored, host: "here".into(), unix_seconds: 5 }
+}
+
+#[test]
+fn an_image_is_restored_once() {
+    let (storage, hypervisor, events) = restorable(|| Ok(()));
+    restore_once(&storage, &hypervisor, false).expect("restores");
+    assert_eq!(block_on(engine::consumed(&storage, &OPTIONS.uuid)).expect("asked"), Some(mark()));
+    let again = restore_once(&storage, &hypervisor, false);
+    assert!(matches!(again, Err(EngineError::AlreadyConsumed(..))), "{again:?}");
+    assert_eq!(seen(&events), ["started"], "no second guest was begun");
+    restore_once(&storage, &hypervisor, true).expect("restores by force");
+}
+
+#[test]
+fn a_failed_restore_leaves_no_mark() {
+    let (storage, hypervisor, events) = restorable(|| Err(TapeError::Inconsistent("no".into())));
+    assert!(restore_once(&storage, &hypervisor, false).is_err());
+    assert_eq!(seen(&events), ["discarded"]);
+    assert_eq!(block_on(engine::consumed(&storage, &OPTIONS.uuid)).expect("asked"), None);
+}
+
+#[test]
+fn of_two_restores_at_once_the_later_mark_loses_and_leaves_no_guest() {
+    let (storage, hypervisor, events) = restorable(|| {
+        // Meanwhile another host has started the guest.
+        let storage = OTHER_HOST.take().expect("set");
+        let mark = Consumed { host: "there".into(), ..mark() };
+        let marking = move || block_on(engine::consume(&storage, "image", &mark, false, 8));
+        std::thread::spawn(marking).join().expect("no panic").expect("marks");
+        Ok(())
+    });
+    OTHER_HOST.set(Some(storage.clone()));
+    let restored = restore_once(&storage, &hypervisor, false);
+    assert!(matches!(restored, Err(EngineError::AlreadyConsumed(..))), "{restored:?}");
+    assert_eq!(seen(&events), ["discarded"]);
+}
+
+thread_local! {
+    static OTHER_HOST: RefCell<Option<MemoryStorage>> = const { RefCell::new(None) };
 }
 
 #[test]

@@ -76,7 +76,10 @@ impl Trace {
 
 impl std::fmt::Debug for Trace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trace").field("name", &self.name).field("bytes", &self.pages.len()).finish_non_exhaustive()
+        f.debug_struct("Trace")
+            .field("name", &self.name)
+            .field("bytes", &self.pages.len())
+            .finish_non_exhaustive()
     }
 }
 

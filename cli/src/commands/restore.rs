@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use comio_backends::toolstack::journal::Operation;
 use comio_backends::toolstack::{Plan, Toolstack, Xl, open_journal};
 use comio_backends::xen::SavedConfig;
-use comio_core::engine::{self, ConsumedBy, Image};
+use comio_core::engine::{self, ConsumedBy, Image, Restoring};
 use comio_core::format::frame::{FrameItem, items};
 use comio_core::tape::TapeFormat;
 use serde::Serialize;
@@ -61,34 +61,18 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         start_paused: args.paused,
     };
     let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
-    // First of all: of two hosts that restore it at once, one goes on.
-    let uuid = image.superblock().uuid;
-    let before = engine::consumed(&*location.storage, &uuid).await?;
-    let mark = marks::mark(uuid, ConsumedBy::Restored);
-    marks::put(&location, &mark, args.force).await?;
-    let restoring = engine::restore_guest(
+    let mark = marks::mark(image.superblock().uuid, ConsumedBy::Restored);
+    let once = Restoring { mark: &mark, force: args.force, unique: marks::unique() };
+    let restoring = engine::restore_guest_once(
         &session.engine,
         &*location.storage,
         &location.name,
         &toolstack,
         &saved.name,
+        Some(once),
         &session.progress,
     );
-    let report = match session.run_with_guest(&format!("restoring {}", saved.name), restoring).await {
-        Ok(report) => report,
-        Err(error) => {
-            let unmarked = match before {
-                Some(before) => marks::put(&location, &before, true).await,
-                None => engine::unconsume(&*location.storage, &uuid).await,
-            };
-            if let Err(problem) = unmarked {
-                output::say(&format!(
-                    "the image stays marked as restored ({problem}): use --force next time"
-                ));
-            }
-            return Err(error);
-        }
-    };
+    let report = session.run_with_guest(&format!("restoring {}", saved.name), restoring).await?;
     Ok(Restored {
         guest: saved.name,
         guest_uuid: saved.uuid,

@@ -4,7 +4,7 @@ use super::beforehand::{self, Kept};
 use super::restore::restore_checked;
 use super::{
     Consumed, Engine, EngineError, Foundation, Image, Phase, Progress, RestoreReport, SaveOptions,
-    SaveReport, consume, save_upon,
+    SaveReport, consume, consumed, save_upon,
 };
 use crate::hypervisor::Hypervisor;
 use crate::storage::Storage;
@@ -81,8 +81,43 @@ pub async fn restore_guest(
     guest: &str,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
+    restore_guest_once(engine, storage, name, hypervisor, guest, None, progress).await
+}
+
+/// That an image's guest is restored, for those who come after.
+#[derive(Debug, Clone, Copy)]
+pub struct Restoring<'a> {
+    /// The mark that the image gets.
+    pub mark: &'a Consumed,
+    /// Whether an image that has a mark is restored again.
+    pub force: bool,
+    /// A number that no other call has, on any host.
+    pub unique: u64,
+}
+
+/// As [`restore_guest`], of an image that has no mark yet: see [`consume`]. It gets its mark when the
+/// guest is complete, before it starts: of two hosts that restore it at once one goes on, and a
+/// restore that fails before leaves no mark.
+///
+/// # Errors
+/// As [`restore_guest`], and [`EngineError::AlreadyConsumed`]; then there is no guest. A guest that
+/// could not be started has left its mark: nobody knows whether it ran.
+pub async fn restore_guest_once(
+    engine: &Engine,
+    storage: &dyn Storage,
+    name: &str,
+    hypervisor: &dyn Hypervisor,
+    guest: &str,
+    once: Option<Restoring<'_>>,
+    progress: &Progress,
+) -> Result<RestoreReport, EngineError> {
     let image = Image::open_with_ancestors(storage, name, &[]).await?;
     image.check_complete()?;
+    if let Some(Restoring { mark, force: false, .. }) = once
+        && let Some(there) = consumed(storage, &mark.image).await?
+    {
+        return Err(EngineError::AlreadyConsumed(name.to_owned(), Box::new(there)));
+    }
     let kept = if image.superblock().ancestors.is_empty() {
         Kept::new()
     } else {
@@ -90,7 +125,15 @@ pub async fn restore_guest(
         progress.unless_stopped(beforehand::check(engine, &image)).await?
     };
     let mut new = hypervisor.begin_restore(guest, image.superblock().tape_format).await?;
-    match restore_checked(engine, &image, kept, new.writer(), progress).await {
+    let restored = async {
+        let report = restore_checked(engine, &image, kept, new.writer(), progress).await?;
+        if let Some(Restoring { mark, force, unique }) = once {
+            // To stop in the middle of this would leave a mark without a guest.
+            consume(storage, name, mark, force, unique).await?;
+        }
+        Ok(report)
+    };
+    match restored.await {
         Ok(report) => {
             new.start().await?;
             Ok(report)

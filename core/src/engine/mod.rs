@@ -35,7 +35,7 @@ pub use copy::copy;
 pub use error::EngineError;
 pub use extract::{ExtractReport, extract};
 pub use foundation::{Foundation, Relative};
-pub use guest::{restore_guest, save_guest, save_guest_upon};
+pub use guest::{Restoring, restore_guest, restore_guest_once, save_guest, save_guest_upon};
 pub use image::{Image, OpenReads};
 pub use lineage::{AncestorProblem, descendants};
 pub use partial::restore_partial;
