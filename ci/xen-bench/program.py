@@ -15,27 +15,14 @@ def program() -> Path:
     chosen = os.environ.get("COMIO_XEN_PROGRAM")
     if chosen:
         return Path(chosen).resolve()
-    return newest(ROOT / "target" / "debian", "comio_*.deb") if packages() else stripped()
+    return newest(ROOT / "target" / "debian", "comio_*.deb")
 
 
 def build() -> None:
     """Builds what `program` names; needs the network as cargo does."""
     if os.environ.get("COMIO_XEN_PROGRAM"):
         return
-    if packages():
-        subprocess.run([ROOT / "ci" / "package"], check=True)
-        return
-    subprocess.run(["cargo", "build", "--release", "-p", "comio", "--features", "xen"], cwd=ROOT, check=True)
-    binary = ROOT / "target" / "release" / "comio"
-    subprocess.run(["strip", "-o", stripped(), binary], check=True)
-
-
-def packages() -> bool:
-    return (ROOT / "ci" / "package").exists()
-
-
-def stripped() -> Path:
-    return ROOT / "target" / "release" / "comio.stripped"
+    subprocess.run([ROOT / "ci" / "package", "--features", "comio/xen"], check=True)
 
 
 def newest(directory: Path, pattern: str) -> Path:
