@@ -62,8 +62,8 @@ fn contents(guest: &SyntheticGuest) -> Vec<u8> {
     memory
 }
 
-fn tally(memory: Vec<u8>) -> ecbc::Tally {
-    CodeTable::new(&Trace::new("guest", memory).unwrap(), Method::Balanced).tally()
+fn tally(method: Method, memory: Vec<u8>) -> ecbc::Tally {
+    CodeTable::new(&Trace::new("guest", memory).unwrap(), method).tally()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shares")]
@@ -75,18 +75,23 @@ fn share(part: usize, whole: usize) -> f64 {
 fn page_classes_and_sizes_stay_the_recordings() {
     for name in ["desktop-0", "idle-0", "postgres-0"] {
         let trace = shipped(name);
-        let recorded = tally(trace.memory().to_vec());
         // Twice the recording's size: the second time round every run is private.
         for (pages, number) in [(trace.page_count(), 1), (2 * trace.page_count(), 2)] {
-            let made = tally(contents(&SyntheticGuest::new(&trace, pages, 0.6, 7, number)));
-            for (tag, (&before, &now)) in recorded.pages.iter().zip(&made.pages).enumerate() {
-                let of = |count: u64, pages: usize| share(usize::try_from(count).unwrap(), pages);
-                let moved = (of(now, pages) - of(before, trace.page_count())).abs();
-                assert!(moved < 0.03, "{name}: class {tag} moved by {moved:.4} in a guest of {pages}");
+            let guest = contents(&SyntheticGuest::new(&trace, pages, 0.6, 7, number));
+            // Fixed code tables expect certain bytes in certain company, which an exchange disturbs.
+            for (method, ratio_max) in [(Method::Fast, 1.01), (Method::Dense, 1.01), (Method::Balanced, 1.12)]
+            {
+                let recorded = tally(method, trace.memory().to_vec());
+                let made = tally(method, guest.clone());
+                for (tag, (&before, &now)) in recorded.pages.iter().zip(&made.pages).enumerate() {
+                    let of = |count: u64, pages: usize| share(usize::try_from(count).unwrap(), pages);
+                    let moved = (of(now, pages) - of(before, trace.page_count())).abs();
+                    assert!(moved < 0.03, "{name}: class {tag} moved by {moved:.4} in a guest of {pages}");
+                }
+                let bytes = |tally: &ecbc::Tally| usize::try_from(tally.bytes.iter().sum::<u64>()).unwrap();
+                let ratio = share(bytes(&made), pages) / share(bytes(&recorded), trace.page_count());
+                assert!((0.96..ratio_max).contains(&ratio), "{name}, {method}: {ratio:.4} of the recording");
             }
-            let bytes = |tally: &ecbc::Tally| usize::try_from(tally.bytes.iter().sum::<u64>()).unwrap();
-            let ratio = share(bytes(&made), pages) / share(bytes(&recorded), trace.page_count());
-            assert!((0.96..1.04).contains(&ratio), "{name}: {ratio:.4} of the recording's bytes");
         }
     }
 }

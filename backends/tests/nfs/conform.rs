@@ -9,7 +9,7 @@ use comio_backends::local::LocalStorage;
 use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_core::compute::Inline;
 use comio_core::engine::{Consumed, ConsumedBy, EngineError, consume, consumed};
-use comio_core::storage::{CreateOptions, Storage, StorageErrorKind};
+use comio_core::storage::{CreateOptions, Storage, StorageErrorKind, temporary_name};
 use comio_core::testing::conformance;
 
 use crate::scratch;
@@ -62,6 +62,29 @@ async fn of_two_hosts_that_restore_an_image_at_once_one_goes_on() {
         assert_eq!(consumed(&second, &[round; 16]).await.unwrap(), Some(winner.0));
     }
     assert!(first.leftovers().await.unwrap().is_empty());
+}
+
+/// The embedded server has no hard links, so a name is claimed before it is taken. Whoever died
+/// holding the claim is told of, and cleaned up like any other leftover.
+#[tokio::test]
+async fn a_claim_left_over_is_told_and_cleaned() {
+    let directory = scratch();
+    let server = EmbeddedServer::start(directory.path(), 1).unwrap();
+    let storage = connect(&server, "").await;
+    let claim = temporary_name("image", u64::MAX);
+    std::fs::write(directory.path().join(&claim), "").unwrap();
+    let options = |unique| CreateOptions { replace: false, held_bytes_max: 4096, unique };
+
+    let error = storage.create("image", options(1)).await.unwrap().publish().await.unwrap_err();
+    assert_eq!(error.kind, StorageErrorKind::AlreadyExists);
+    assert!(error.to_string().contains("`comio clean`"), "{error}");
+    assert!(storage.list().await.unwrap().is_empty(), "nothing got the name");
+    let names = storage.leftovers().await.unwrap().into_iter().map(|leftover| leftover.name);
+    assert_eq!(names.collect::<Vec<_>>(), std::slice::from_ref(&claim));
+
+    storage.remove(&claim).await.unwrap();
+    storage.create("image", options(2)).await.unwrap().publish().await.unwrap();
+    assert!(storage.leftovers().await.unwrap().is_empty());
 }
 
 /// Guest memory is for its owner alone: while it is written, and ever after.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::super::pack;
 use super::stopping::Stopping;
 use crate::output;
-use crate::progress::ProgressLine;
+use crate::progress::{self, ProgressLine};
 use crate::session::save_options;
 use crate::traces::{Recorded, TraceWriter};
 
@@ -51,11 +51,9 @@ impl StepSink for ImageSink {
         let foundation = self.writer.foundation().await?;
         let unchanged = Arc::new(step.changed.others());
         let foundation = foundation.map(|foundation| foundation.with_unchanged(unchanged));
-        let (upon, options, progress) =
-            (foundation.as_ref(), save_options(false), self.stopping.begin_step());
-        let line = ProgressLine::start(&file, &progress, vec![Arc::clone(&self.storage)]);
-        let saving =
-            engine::save_upon(&self.engine, upon, reader, &*self.storage, &file, &options, &progress);
+        let (upon, options, moved) = (foundation.as_ref(), save_options(false), self.stopping.begin_step());
+        let line = ProgressLine::start(&file, &moved, vec![Arc::clone(&self.storage)], &progress::lines());
+        let saving = engine::save_upon(&self.engine, upon, reader, &*self.storage, &file, &options, &moved);
         let report = saving.await?;
         drop(line);
         let recorded = Recorded {
