@@ -25,7 +25,7 @@ CHUNK_RAW_MAX = 1_114_120
 ENTRY_BITMAP, STRICT, LAST_CHUNK = 1, 2, 4
 LOST = bytes(32)
 ROW = 128
-SAME, ELSEWHERE, DIFFERENCE = 9, 10, 11
+SAME, ELSEWHERE, DIFFERENCE, UNIT = 9, 10, 11, 14
 HAVE_NO_BYTES = (0, 1, SAME, ELSEWHERE, 15)
 UNCHECKED = 1 << 8
 DICTIONARY = b"\x37\xa4\x30\xec"
@@ -64,7 +64,7 @@ def set_bits(bitmap):
 # Page coders
 
 
-def decode_lz4(code):
+def decode_lz4(code, size=PAGE):
     page = bytearray()
     at = 0
 
@@ -89,7 +89,7 @@ def decode_lz4(code):
             return page
         distance = int.from_bytes(code[at : at + 2], "little")
         at += 2
-        copy_match(page, distance, length(token & 15) + 4)
+        copy_match(page, distance, length(token & 15) + 4, size)
 
 
 def decode_page_lz(code):
@@ -256,9 +256,9 @@ def decode_words(code):
     return struct.pack("<512Q", *words)
 
 
-def copy_match(page, distance, length):
+def copy_match(page, distance, length, size=PAGE):
     require(0 < distance <= len(page), "a match from before the page")
-    require(len(page) + length <= PAGE, "a match beyond the page")
+    require(len(page) + length <= size, "a match beyond the page")
     for _ in range(length):
         page.append(page[-distance])
 
@@ -290,6 +290,16 @@ def zstd_frame(frame, size, dictionary=None):
 
 PACKED_LITERALS, PACKED_TOKENS = packed_tables()
 CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz, 12: decode_packed_lz, 13: decode_words}
+
+
+def decode_unit(tag, code, size):
+    support(tag in (3, 4), f"units of coder {tag}")
+    try:
+        unit = decode_lz4(code, size) if tag == 3 else zstd_frame(b"\x28\xb5\x2f\xfd" + code, size)
+    except IndexError as error:
+        raise Damaged("the code is cut off") from error
+    require(len(unit) == size, f"a unit of {len(unit)} bytes")
+    return bytes(unit)
 
 
 def decode_code(tag, code):
@@ -336,6 +346,7 @@ class Segment(Part):
         super().__init__(data, uuid, offset)
         require(self.kind == 0, "frame bytes where pages are expected")
         self.uuid = uuid
+        self.last_unit = (None, None)
         rest = self._read_pfns(self.table)
         self._read_entries(rest)
 
@@ -368,7 +379,10 @@ class Segment(Part):
     def extent(self, entry):
         """Where in the segment the page's bytes are."""
         start = self.table_end + 8 * (entry >> 16 & 0x7FFFF)
-        end = start + (entry >> 4 & 0xFFF) + 1
+        if entry & 15 == UNIT:
+            end = start + 256 * ((entry >> 8 & 0xFF) + 1)
+        else:
+            end = start + (entry >> 4 & 0xFFF) + 1
         require(end <= self.blocks * BLOCK, "a page reaches beyond the segment")
         return start, end
 
@@ -414,9 +428,11 @@ class Segment(Part):
         if tag == 15:
             require(entry == 15, "malformed absent entry")
             raise Damaged("a page without contents")
-        support(tag == 2 or tag in CODERS, f"page tag {tag}")
+        support(tag in (2, UNIT) or tag in CODERS, f"page tag {tag}")
         start, end = self.extent(entry)
-        if tag == 2:
+        if tag == UNIT:
+            page = self._page_of_unit(start, data[start:end], entry >> 4 & 15)
+        elif tag == 2:
             require(end - start == PAGE, "a stored page that is none")
             page = data[start:end]
         else:
@@ -427,6 +443,22 @@ class Segment(Part):
     def _decode(self, tag, blob, pfn):
         return decode_code(tag, self._checked(blob, pfn))
 
+    def _page_of_unit(self, start, reach, number):
+        if self.last_unit[0] != start:
+            pages, blob = reach[3], reach[: self.unit_length(reach)]
+            # Bound to its place in the segment, as other blobs are to their pages.
+            code = self._checked(blob, ~(start - self.table_end) & 0xFFFFFFFFFFFFFFFF)
+            self.last_unit = (start, decode_unit(reach[2], code[4:], pages * PAGE))
+        unit = self.last_unit[1]
+        require(PAGE * number < len(unit), "a page beyond its unit")
+        return unit[PAGE * number :][:PAGE]
+
+    def unit_length(self, reach):
+        """Bytes of the unit at the beginning of what an entry says that it reaches."""
+        length = int.from_bytes(reach[:2], "little") + 1 + 8
+        require(length <= len(reach), "a unit beyond its reach")
+        return length
+
     def _checked(self, blob, pfn):
         require(len(blob) >= 5, "a blob without code")
         code, check = blob[:-4], int.from_bytes(blob[-4:], "little")
@@ -436,7 +468,9 @@ class Segment(Part):
 
     def check_padding(self, data):
         """Everything that no page uses is zero, and no two pages share bytes."""
-        used = [self.extent(entry) for entry in self.entries if entry & 15 not in HAVE_NO_BYTES]
+        used = [self.extent(entry) for entry in self.entries if entry & 15 not in (*HAVE_NO_BYTES, UNIT)]
+        units = {self.extent(entry) for entry in self.entries if entry & 15 == UNIT}
+        used += [(start, start + self.unit_length(data[start:end])) for start, end in units]
         free = self.table_end
         for start, end in sorted(used) + [(self.blocks * BLOCK,) * 2]:
             require(start >= free, "two pages share bytes")

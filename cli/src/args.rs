@@ -139,6 +139,10 @@ pub(crate) struct Packing {
     /// Where pages may lie: hybrid, or strict (none across a 4 KiB boundary, some percent bigger).
     #[arg(long, value_enum, default_value_t = PlacementArg::Hybrid)]
     pub(crate) placement: PlacementArg,
+    /// Code up to so many pages together (1 to 16): images get smaller and are made and restored
+    /// faster, but all of them are read and decoded for one page.
+    #[arg(long, value_name = "PAGES", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) unit: u8,
     /// Fail if IMAGE exists, instead of replacing it.
     #[arg(long)]
     pub(crate) no_clobber: bool,

@@ -43,15 +43,11 @@ pub(crate) struct Session {
 impl Session {
     /// For reading images, or where the coder does not matter.
     pub(crate) fn new(resources: &Resources) -> anyhow::Result<Self> {
-        Self::with_coder(resources, Method::Balanced, Placement::Hybrid)
+        Self::with_coder(resources, EcbcCoder::new(Method::Balanced, Placement::Hybrid))
     }
 
     /// For packing by `method`.
-    pub(crate) fn with_coder(
-        resources: &Resources,
-        method: Method,
-        placement: Placement,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn with_coder(resources: &Resources, coder: EcbcCoder) -> anyhow::Result<Self> {
         let workers = match resources.workers {
             Some(workers) => workers.get(),
             None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -61,8 +57,7 @@ impl Session {
             bail!("--memory must be at least {} MiB", Engine::MEMORY_MIN.div_ceil(1 << 20));
         }
         let pool = Arc::new(WorkerPool::new(workers).context("cannot start the worker threads")?);
-        let coder = Arc::new(EcbcCoder::new(method, placement));
-        Ok(Self::of(pool, coder, memory, progress::lines()))
+        Ok(Self::of(pool, Arc::new(coder), memory, progress::lines()))
     }
 
     fn of(pool: Arc<WorkerPool>, coder: Arc<EcbcCoder>, memory: usize, lines: MultiProgress) -> Self {

@@ -157,9 +157,20 @@ fn save_upon(
     memory: &Memory,
     foundation: Option<&Foundation>,
 ) -> SaveReport {
-    let (engine, options, progress) = (engine(), options(number), Progress::default());
+    save_by(&engine(), storage, name, number, memory, foundation)
+}
+
+fn save_by(
+    engine: &Engine,
+    storage: &MemoryStorage,
+    name: &str,
+    number: u8,
+    memory: &Memory,
+    foundation: Option<&Foundation>,
+) -> SaveReport {
+    let (options, progress) = (options(number), Progress::default());
     let mut guest = Guest(memory.iter());
-    let saving = engine::save_upon(&engine, foundation, &mut guest, storage, name, &options, &progress);
+    let saving = engine::save_upon(engine, foundation, &mut guest, storage, name, &options, &progress);
     block_on(saving).expect("saves")
 }
 
@@ -300,6 +311,32 @@ fn ten_thousand_random_pages_of_the_tenth_take_two_reads_at_most() {
     assert_eq!(report.pages, 10_000);
     assert!(report.max_reads_a_page <= 2, "{report:?}");
     assert!(report.max_read_bytes <= 8192, "{report:?}");
+}
+
+#[test]
+fn units_come_back_alone_and_as_a_parents() {
+    let (storage, mut guest) = (MemoryStorage::new(), memory(11, 4000));
+    let coder = EcbcCoder::new(Method::Dense, Placement::Hybrid).in_units(16);
+    let engine = Engine::new(Arc::new(Inline), Arc::new(coder), 0);
+    let report = save_by(&engine, &storage, "parent", 1, &guest, None);
+    assert!(report.totals.tally.pages[usize::from(tag::UNIT)] > 2000, "{report:?}");
+    assert_eq!(restore(&storage, "parent").expect("restores"), guest);
+    let image = block_on(open(&storage, "parent")).expect("opens");
+    let (pfns, mut pages) = (guest.keys().copied(), guest.values());
+    let extracting = engine::extract(&image, pfns, |page| {
+        assert_eq!(Some(page), pages.next());
+        Ok(())
+    });
+    let report = block_on(extracting).expect("extracts");
+    assert!(report.max_reads_a_page == 1 && report.max_read_bytes <= 64 << 10, "{report:?}");
+
+    Random(5).dirty(&mut guest, 10);
+    let report = save_with_parent(&storage, "child", 2, &guest, "parent");
+    assert!(report.totals.tally.pages[usize::from(tag::SAME)] > 2000, "{report:?}");
+    assert_eq!(restore(&storage, "child").expect("restores"), guest);
+    for (&pfn, page) in guest.iter().step_by(37) {
+        assert_eq!(&extract(&storage, "child", pfn).expect("extracts"), page);
+    }
 }
 
 #[test]

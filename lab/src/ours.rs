@@ -1,37 +1,69 @@
-//! ECBC's levels, as units.
-//!
-//! Single pages are coded as images hold them. Images hold no larger units; for those, up to
-//! [`UNIT_MAX`] pages (one page of more costs too much to extract), the rows show what a level
-//! would be made of: turbo codes page by page, with two bytes for each page's length and tag, the
-//! others take the stock coder that is the best for their regime.
+//! ECBC's levels, as units: single pages as images hold them, and several pages as `--unit` codes
+//! them. A level that codes each page alone has its pages one after the other, with two bytes for
+//! each page's length and tag.
 
 use comio_core::PAGE_SIZE;
-use comio_core::ecbc::{BLOB_ROOM, Method, PageCode, PageDecoder, PageEncoder};
+use comio_core::ecbc::{BLOB_ROOM, Method, PageCode, PageDecoder, PageEncoder, UnitEncoder, UnitKey};
+use comio_core::format::entry::UNIT_PAGES_MAX;
 
 use crate::coder::{CoderName, UnitCoder};
-use crate::peers::{Lz4, Zstd};
-
-/// Pages in the largest unit.
-const UNIT_MAX: usize = 16;
 
 /// The levels for units of so many pages, and storing, which is a level too.
 pub(crate) fn all(unit_pages: usize) -> Vec<(CoderName, Box<dyn UnitCoder>)> {
-    if unit_pages > UNIT_MAX {
+    if unit_pages > UNIT_PAGES_MAX {
         return Vec::new();
     }
-    let unit_bytes = unit_pages * PAGE_SIZE;
     let coder = |method| -> Box<dyn UnitCoder> {
-        match method {
-            _ if unit_pages == 1 => Box::new(Pages::new(method, unit_pages)),
-            Method::Fast => Box::new(Lz4::new(8)),
-            Method::Light => Box::new(Zstd::new(if unit_pages < UNIT_MAX { -3 } else { -1 }, unit_bytes)),
-            Method::Balanced => Box::new(Zstd::new(if unit_pages < UNIT_MAX { -1 } else { 1 }, unit_bytes)),
-            Method::Dense => Box::new(Zstd::new(3, unit_bytes)),
-            _ => Box::new(Pages::new(method, unit_pages)),
+        match UnitEncoder::new(method, unit_pages) {
+            Some(encoder) => Box::new(Units::new(encoder)),
+            None => Box::new(Pages::new(method, unit_pages)),
         }
     };
     let methods = std::iter::once(Method::Raw).chain(Method::LEVELS);
     methods.map(|method| (CoderName::new("ecbc", &method), coder(method))).collect()
+}
+
+/// Pages coded together; a byte before the code names the coder.
+struct Units {
+    encoder: UnitEncoder,
+    decoder: PageDecoder,
+    /// Makes every unit another one for the decoder, which would keep the last.
+    decoded: u32,
+}
+
+impl Units {
+    fn new(encoder: UnitEncoder) -> Self {
+        Self { encoder, decoder: PageDecoder::new(), decoded: 0 }
+    }
+}
+
+impl UnitCoder for Units {
+    fn compress(&mut self, unit: &[u8], code: &mut [u8]) -> Option<usize> {
+        let (head, room) = code[..unit.len()].split_first_mut()?;
+        let (tag, len) = self.encoder.encode(unit, room)?;
+        *head = tag.number();
+        Some(1 + len)
+    }
+
+    fn decompress(&mut self, code: &[u8], unit: &mut [u8]) -> bool {
+        let Some((&coder, code)) = code.split_first() else { return false };
+        self.decoded = self.decoded.wrapping_add(1);
+        let key = UnitKey { image: [0; 16], at: self.decoded, len: code.len(), check: [0; 4] };
+        let (pages, _) = unit.as_chunks_mut::<PAGE_SIZE>();
+        if self.decoder.decode_unit(key, coder, code, pages.len()).is_err() {
+            return false;
+        }
+        pages.iter_mut().enumerate().all(|(index, page)| {
+            self.decoder.page_of_last_unit(&key, index).is_some_and(|found| {
+                *page = *found;
+                true
+            })
+        })
+    }
+
+    fn indexed_bytes(&self) -> usize {
+        1
+    }
 }
 
 /// Length and tag of a page in a code.

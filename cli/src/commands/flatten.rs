@@ -9,9 +9,10 @@ use crate::exit::Exit;
 use crate::output;
 use crate::session::{Session, save_options};
 use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
 
 pub(super) async fn run(args: Flatten) -> anyhow::Result<Exit> {
-    let session = Session::with_coder(&args.resources, args.level, Placement::Hybrid)?;
+    let session = Session::with_coder(&args.resources, EcbcCoder::new(args.level, Placement::Hybrid))?;
     let from = session.image(&args.image).await?;
     let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
     let to = session.image(&args.output).await?;

@@ -204,6 +204,7 @@ fn class_name(number: u8) -> &'static str {
         tag::SAME => "same",
         tag::ELSEWHERE => "elsewhere",
         tag::DIFFERENCE => "difference",
+        tag::UNIT => "unit",
         tag::ABSENT => "absent",
         _ => Tag::from_number(number).map_or("unknown", Tag::name),
     }

@@ -1,9 +1,11 @@
 //! `comio pack`: a save file or dump becomes an image.
 
+use anyhow::bail;
 use comio_backends::tape::{SourceFormat, open_source};
 use comio_core::engine::{self, Foundation, Relative, SaveReport};
 use comio_core::format::entry::tag;
 use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
 use comio_core::template::KnownPages;
 use serde::Serialize;
 
@@ -72,9 +74,13 @@ impl From<SaveReport> for Report {
 pub(super) fn session(args: &Packing) -> anyhow::Result<Session> {
     let placement = match args.placement {
         PlacementArg::Hybrid => Placement::Hybrid,
+        PlacementArg::Strict if args.unit > 1 => {
+            bail!("--placement strict is for single pages: leave out --unit, which may be longer than 4 KiB")
+        }
         PlacementArg::Strict => Placement::Strict,
     };
-    Session::with_coder(&args.resources, args.level, placement)
+    let coder = EcbcCoder::new(args.level, placement).in_units(args.unit.into());
+    Session::with_coder(&args.resources, coder)
 }
 
 pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {

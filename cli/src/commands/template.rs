@@ -2,6 +2,7 @@
 
 use comio_core::engine;
 use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
 use comio_core::template::KEY_LEN;
 
 use super::pack::Report;
@@ -17,7 +18,7 @@ pub(super) async fn run(template: Template) -> anyhow::Result<Exit> {
 }
 
 async fn make(args: TemplateMake) -> anyhow::Result<Exit> {
-    let session = Session::with_coder(&args.resources, args.level, Placement::Ordered)?;
+    let session = Session::with_coder(&args.resources, EcbcCoder::new(args.level, Placement::Ordered))?;
     let mut images = Vec::with_capacity(args.images.len());
     for image in &args.images {
         let location = session.image(image).await?;

@@ -6,6 +6,7 @@ use super::cpu::Cpu;
 use super::difference::DifferenceDecoder;
 use super::page_lz::PageLzDecoder;
 use super::page_lz::packed::PackedDecoder;
+use super::unit::{UnitDecoder, UnitKey};
 use super::words::WordsDecoder;
 use super::zstd::ZstdDecoder;
 use super::{Tag, lz4};
@@ -19,6 +20,7 @@ pub struct PageDecoder {
     packed_lz: PackedDecoder,
     words: WordsDecoder,
     difference: DifferenceDecoder,
+    unit: UnitDecoder,
 }
 
 impl PageDecoder {
@@ -35,6 +37,7 @@ impl PageDecoder {
             packed_lz: PackedDecoder::new(cpu),
             words: WordsDecoder::new(cpu),
             difference: DifferenceDecoder::new(),
+            unit: UnitDecoder::new(),
         }
     }
 
@@ -57,6 +60,26 @@ impl PageDecoder {
             *page = [0; PAGE_SIZE];
         }
         decoded
+    }
+
+    /// Page `index` of the unit `key`, if that unit is the one that was decoded last.
+    pub fn page_of_last_unit(&self, key: &UnitKey, index: usize) -> Option<&Page> {
+        self.unit.page(key, index)
+    }
+
+    /// Decodes a unit of `pages` pages by the coder with this number, for
+    /// [`page_of_last_unit`](Self::page_of_last_unit). `code` may be anything.
+    ///
+    /// # Errors
+    /// A coder that makes no units, or a code that does not give so many pages.
+    pub fn decode_unit(
+        &mut self,
+        key: UnitKey,
+        coder: u8,
+        code: &[u8],
+        pages: usize,
+    ) -> Result<(), DecodeError> {
+        self.unit.decode(&mut self.zstd, key, coder, code, pages)
     }
 
     /// Decodes the difference `blob` to `base`; otherwise as [`decode`](Self::decode).
@@ -103,7 +126,7 @@ pub enum DecodeError {
         tag: u8,
     },
     /// The blob is not one that the coder makes for a page.
-    #[error("the {coder} blob is damaged: it does not give a page of 4096 bytes")]
+    #[error("the {coder} blob is damaged: it does not give pages of 4096 bytes")]
     Damaged {
         /// The coder's name.
         coder: &'static str,

@@ -58,6 +58,18 @@ impl PageEncoder {
         Self { method, cpu, finds_uniform: !is_peer, finds_noise, coder }
     }
 
+    /// What a page is that no coder needs to look at: uniform, or noise.
+    pub fn look(&self, page: &Page) -> Option<PageCode> {
+        if !self.finds_uniform {
+            return None;
+        }
+        match uniform_on(self.cpu, page) {
+            Some(0) => Some(PageCode::Zero),
+            Some(word) => Some(PageCode::Fill(word)),
+            None => is_noise(self.cpu, page).then_some(PageCode::Stored),
+        }
+    }
+
     /// Codes one page; a blob goes to the beginning of `blob`, whose rest is unspecified after.
     ///
     /// # Panics

@@ -17,6 +17,7 @@ mod method;
 mod page_lz;
 #[cfg(test)]
 mod test;
+mod unit;
 mod words;
 mod zstd;
 
@@ -24,6 +25,7 @@ pub(crate) use classify::uniform;
 pub use decoder::{DecodeError, PageDecoder};
 pub use encoder::PageEncoder;
 pub use method::{Method, UnknownMethod};
+pub use unit::{UNIT_BYTES_MAX, UnitEncoder, UnitKey};
 
 /// Bytes of room that [`PageEncoder::encode`] needs for a blob.
 pub const BLOB_ROOM: usize = crate::PAGE_SIZE;

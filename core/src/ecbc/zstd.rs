@@ -1,4 +1,4 @@
-//! zstd blocks of one page.
+//! zstd blocks of one page, and frames of several.
 //!
 //! A frame of one page would spend 10 bytes on headers that are the same for every page or
 //! follow from the blob's length. They are cut off in encoding and put back in decoding, which
@@ -6,12 +6,16 @@
 
 use zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat, ParamSwitch, ResetDirective, Strategy};
 
+use super::unit::UNIT_BYTES_MAX;
 use crate::{PAGE_SIZE, Page};
 
 /// Frame header (nothing optional; window of 4 KiB) and block header.
 const HEADER: usize = 5;
 /// Frame header descriptor without content size, dictionary or checksum; window descriptor 2^12.
 const FRAME_HEADER: [u8; 2] = [0x00, (12 - 10) << 3];
+
+/// Of a unit's window.
+const WINDOW_LOG_MAX: u32 = UNIT_BYTES_MAX.ilog2();
 
 fn header(blob_len: usize) -> [u8; HEADER] {
     // Block header, 24 bits: last block, type 2 (compressed), length.
@@ -33,6 +37,23 @@ pub(super) struct Tuning {
     pub strategy: Strategy,
     /// Whether literals are entropy-coded.
     pub literals: ParamSwitch,
+}
+
+/// What frames leave out: all that is known without them.
+const BARE: [CParameter; 4] = [
+    CParameter::Format(FrameFormat::Magicless),
+    CParameter::ContentSizeFlag(false),
+    CParameter::ChecksumFlag(false),
+    CParameter::DictIdFlag(false),
+];
+
+fn context(parameters: impl IntoIterator<Item = CParameter>) -> CCtx<'static> {
+    let mut context = CCtx::create();
+    for parameter in parameters.into_iter().chain(BARE) {
+        let set = context.set_parameter(parameter);
+        assert!(set.is_ok(), "zstd refuses {parameter:?}");
+    }
+    context
 }
 
 /// Compresses pages with one context that is reused.
@@ -59,18 +80,7 @@ impl ZstdEncoder {
     }
 
     fn new(parameters: &[CParameter]) -> Self {
-        let framing = [
-            CParameter::Format(FrameFormat::Magicless),
-            CParameter::ContentSizeFlag(false),
-            CParameter::ChecksumFlag(false),
-            CParameter::DictIdFlag(false),
-            CParameter::WindowLog(12),
-        ];
-        let mut context = CCtx::create();
-        for &parameter in parameters.iter().chain(&framing) {
-            let set = context.set_parameter(parameter);
-            assert!(set.is_ok(), "zstd refuses {parameter:?}");
-        }
+        let context = context(parameters.iter().copied().chain([CParameter::WindowLog(12)]));
         Self { context, frame: Box::new([0; PAGE_SIZE + HEADER]) }
     }
 
@@ -87,6 +97,24 @@ impl ZstdEncoder {
     }
 }
 
+/// Compresses units with one context that is reused: whole frames, without a magic number.
+pub(super) struct ZstdUnitEncoder(CCtx<'static>);
+
+impl ZstdUnitEncoder {
+    /// For units of at most `unit_bytes`.
+    pub(super) fn new(level: i32, unit_bytes: usize) -> Self {
+        let window = CParameter::WindowLog(unit_bytes.next_power_of_two().ilog2());
+        // Clearing tables of a unit's size costs more than what collides in smaller ones.
+        let small = (unit_bytes < 16 << 10 && level < 2).then_some(CParameter::HashLog(12));
+        Self(context([CParameter::CompressionLevel(level), window].into_iter().chain(small)))
+    }
+
+    /// The length of the frame, or `None` if `target` cannot hold it.
+    pub(super) fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize> {
+        self.0.compress2(target, unit).ok()
+    }
+}
+
 /// Decompresses blobs with one context that is reused.
 pub(super) struct ZstdDecoder {
     context: DCtx<'static>,
@@ -96,7 +124,9 @@ pub(super) struct ZstdDecoder {
 impl ZstdDecoder {
     pub(super) fn new() -> Self {
         let mut context = DCtx::create();
-        for parameter in [DParameter::Format(FrameFormat::Magicless), DParameter::WindowLogMax(12)] {
+        for parameter in
+            [DParameter::Format(FrameFormat::Magicless), DParameter::WindowLogMax(WINDOW_LOG_MAX)]
+        {
             let set = context.set_parameter(parameter);
             assert!(set.is_ok(), "zstd refuses {parameter:?}");
         }
@@ -115,5 +145,15 @@ impl ZstdDecoder {
             let _ = self.context.reset(ResetDirective::SessionOnly);
         }
         decoded == Ok(PAGE_SIZE)
+    }
+
+    /// Whether `frame` filled exactly `unit`. If not, that is unspecified.
+    pub(super) fn decode_unit(&mut self, frame: &[u8], unit: &mut [u8]) -> bool {
+        let decoded = self.context.decompress(unit, frame);
+        if decoded.is_err() {
+            // Resetting the session of a context cannot fail.
+            let _ = self.context.reset(ResetDirective::SessionOnly);
+        }
+        decoded == Ok(unit.len())
     }
 }

@@ -11,7 +11,7 @@ use crate::ecbc::PageDecoder;
 use crate::format::FormatError;
 use crate::format::entry::Entry;
 use crate::format::reference::Reference;
-use crate::segment::{Bases, difference_reference};
+use crate::segment::{Bases, difference_reference, pages_decoded};
 use crate::{PAGE_SIZE, Page};
 
 /// Pages under way at once: enough to hide a LAN's latency.
@@ -30,7 +30,7 @@ pub struct ExtractReport {
     pub max_read_bytes: u64,
     /// The most of them for one page.
     pub max_reads_a_page: u64,
-    /// Pages whose coder ran.
+    /// Pages that were decoded: of a unit all.
     pub pages_decoded: u64,
     /// Storage reads for superblocks, footers, directories and page tables.
     pub index_reads: u64,
@@ -78,7 +78,7 @@ impl ExtractReport {
         self.bytes_read += own + found.base_cost.bytes;
         self.max_read_bytes = self.max_read_bytes.max(own).max(found.base_cost.max_bytes);
         self.max_reads_a_page = self.max_reads_a_page.max(reads);
-        self.pages_decoded += u64::from(matches!(found.entry, Entry::Blob { .. } | Entry::Difference { .. }));
+        self.pages_decoded += pages_decoded(found.entry, &found.blob) as u64;
     }
 }
 

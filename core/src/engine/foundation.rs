@@ -261,7 +261,7 @@ impl Survey {
         let known = template.map(|(_, known)| known);
         if let Some(reference) = in_template(known.and_then(|known| known.find(page))) {
             self.certain.push((index, reference));
-        } else if let Some(located) = located.filter(|located| located.entry.extent().is_some()) {
+        } else if let Some(located) = located.filter(may_be_base) {
             self.changed.push(located);
         } else if let Some(reference) = in_template(known.and_then(|known| known.find_alike(page))) {
             self.alike.push((index, reference));
@@ -317,10 +317,15 @@ impl Survey {
     }
 }
 
+/// Whether a difference to this page may be made: a page of a unit is too dear to read for one.
+fn may_be_base(located: &Located) -> bool {
+    located.entry.extent().is_some() && !matches!(located.entry, Entry::Unit { .. })
+}
+
 /// Whether the caller knows this page to be the parent's. Differences are read all the same:
 /// what they rest on is counted then.
 fn is_vouched(located: &Located, pfns: &Pfns, unchanged: &PageSet) -> bool {
-    let whole = matches!(located.entry, Entry::Stored { .. } | Entry::Blob { .. });
+    let whole = matches!(located.entry, Entry::Stored { .. } | Entry::Blob { .. } | Entry::Unit { .. });
     whole && pfns.get(located.index).is_some_and(|pfn| unchanged.contains(pfn))
 }
 

@@ -15,7 +15,8 @@ use crate::segment::{Base, Bases, BlobAt, StoredPage, difference_reference};
 
 /// Reads under way at once for one batch.
 const READS_AT_ONCE: usize = 16;
-/// What reading a page may take at most, gaps and what it rests on in turn included, in bytes.
+/// What reading a page may take, gaps and what it rests on in turn included, in bytes; units may
+/// take more.
 const BYTES_A_PAGE: usize = 2 * PAGE_SIZE;
 
 /// What reading cost.
@@ -48,7 +49,8 @@ impl Plan {
     /// [`EngineError::Ancestor`] for an ancestor that is not at hand.
     pub(super) fn of(lineage: &Lineage, located: Vec<Located>) -> Result<Self, EngineError> {
         let differences = located.iter().filter(|located| is_difference(located)).count();
-        let bytes_max = located.len() * BYTES_A_PAGE;
+        let without_gaps = total(&stretches(lineage, &located, 0)?);
+        let bytes_max = (located.len() * BYTES_A_PAGE).max(without_gaps + differences * BYTES_A_PAGE);
         // Each difference rests on a page that is known when the difference was read.
         let stretches = stretches(lineage, &located, bytes_max - differences * PAGE_SIZE)?;
         let bytes = bytes_max.min(total(&stretches) + differences * BYTES_A_PAGE);
@@ -136,7 +138,9 @@ async fn locate_under(
     finder.load(&wanted).await?;
     let mut under = Vec::with_capacity(wanted.len());
     for wanted in wanted {
-        under.extend(finder.find(wanted).await?);
+        let found = finder.find(wanted).await?;
+        // No writer makes differences to pages of units, which are longer than what is reserved.
+        under.extend(found.filter(|found| !matches!(found.entry, Entry::Unit { .. })));
     }
     Ok(under)
 }

@@ -230,7 +230,7 @@ async fn copy_part(
 fn totals_of(bytes: &[u8], uuid: &ImageUuid, entry: &DirectoryEntry) -> Result<Totals, FormatError> {
     let mut tally = Tally::default();
     for page in PageTable::parse(bytes, uuid, entry.offset)?.entries() {
-        tally.add(page.tag(), page.extent().map_or(0, |(_, len)| len));
+        tally.add(page.tag(), page.own_bytes());
     }
     let mut totals = Totals::default();
     totals.add_segment(entry, &tally);

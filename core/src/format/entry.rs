@@ -15,13 +15,15 @@ pub mod tag {
     /// A page as it is.
     pub const STORED: u8 = 2;
     /// The first tag of a page coder's blob; which coder it is, `ecbc` knows.
-    pub const CODERS: [u8; 6] = [3, 4, 5, 12, 13, 14];
+    pub const CODERS: [u8; 5] = [3, 4, 5, 12, 13];
     /// The page of the same pfn in an ancestor.
     pub const SAME: u8 = 9;
     /// A page of an ancestor by its place there.
     pub const ELSEWHERE: u8 = 10;
     /// The difference to an ancestor's page.
     pub const DIFFERENCE: u8 = 11;
+    /// A page of a unit: several pages in one code.
+    pub const UNIT: u8 = 14;
     /// No page here: a hole, which is not a page of zeros.
     pub const ABSENT: u8 = 15;
 }
@@ -30,6 +32,10 @@ pub mod tag {
 pub const GRANULE: usize = 8;
 /// Bytes of the check that follows a coder's blob.
 pub const BLOB_CHECK_LEN: usize = 4;
+/// The most pages in a unit.
+pub const UNIT_PAGES_MAX: usize = 16;
+/// Entries tell a unit's length in parts of so many bytes, so that one read surely brings it.
+pub const UNIT_GRAIN: usize = 256;
 const LEN_BITS: u32 = 12;
 const AT_BITS: u32 = 19;
 const CHECK_BITS: u32 = 29;
@@ -86,6 +92,17 @@ pub enum Entry {
         /// Low 29 bits of the contents' xxh3.
         check: u32,
     },
+    /// A page of a unit.
+    Unit {
+        /// Its place among the unit's pages, below [`UNIT_PAGES_MAX`].
+        index: u8,
+        /// Bytes from the unit's start within which it ends: a multiple of [`UNIT_GRAIN`].
+        reach: u32,
+        /// Where the unit begins, in bytes from the end of the table.
+        at: u32,
+        /// Low 29 bits of the contents' xxh3.
+        check: u32,
+    },
     /// Nothing.
     Absent,
 }
@@ -122,6 +139,11 @@ impl Entry {
                     | u64::from(check) << (4 + LEN_BITS + AT_BITS)
             }
             Self::Difference { len, at, check } => placed(tag::DIFFERENCE, u64::from(len), at, check),
+            Self::Unit { index, reach, at, check } => {
+                let grains = u64::from(reach) / UNIT_GRAIN as u64;
+                debug_assert!((1..=256).contains(&grains));
+                placed(tag::UNIT, (u64::from(index & 0xf) | (grains - 1) << 4) + 1, at, check)
+            }
             Self::Absent => u64::from(tag::ABSENT),
         }
     }
@@ -151,6 +173,10 @@ impl Entry {
                 check,
             }),
             tag::DIFFERENCE if usize::from(len) > BLOB_CHECK_LEN => Ok(Self::Difference { len, at, check }),
+            tag::UNIT => {
+                let reach = ((bits >> 8 & 0xff) as u32 + 1) * UNIT_GRAIN as u32;
+                Ok(Self::Unit { index: (bits >> 4 & 0xf) as u8, reach, at, check })
+            }
             tag::ZERO | tag::FILL | tag::STORED | tag::ABSENT | tag::DIFFERENCE => {
                 Err(BadEntry::Malformed(bits))
             }
@@ -174,6 +200,7 @@ impl Entry {
             Self::Same { .. } => tag::SAME,
             Self::Elsewhere { .. } => tag::ELSEWHERE,
             Self::Difference { .. } => tag::DIFFERENCE,
+            Self::Unit { .. } => tag::UNIT,
             Self::Absent => tag::ABSENT,
         }
     }
@@ -185,7 +212,16 @@ impl Entry {
             Self::Blob { at, len, .. } | Self::Difference { at, len, .. } => {
                 Some((at as usize, usize::from(len)))
             }
+            Self::Unit { at, reach, .. } => Some((at as usize, reach as usize)),
             Self::Zero | Self::Fill(_) | Self::Same { .. } | Self::Elsewhere { .. } | Self::Absent => None,
+        }
+    }
+
+    /// Bytes that the page takes of its own: a unit's count for the first of its pages.
+    pub fn own_bytes(self) -> usize {
+        match self {
+            Self::Unit { index: 1.., .. } => 0,
+            _ => self.extent().map_or(0, |(_, len)| len),
         }
     }
 
@@ -195,7 +231,8 @@ impl Entry {
             Self::Stored { check, .. }
             | Self::Blob { check, .. }
             | Self::Elsewhere { check, .. }
-            | Self::Difference { check, .. } => Some(check),
+            | Self::Difference { check, .. }
+            | Self::Unit { check, .. } => Some(check),
             Self::Same { check, .. } => check,
             Self::Zero | Self::Fill(_) | Self::Absent => None,
         }
@@ -242,6 +279,8 @@ mod test {
             Entry::Same { ancestor: 3, check: None },
             Entry::Elsewhere { ancestor: 15, segment: ELSEWHERE_SEGMENTS - 1, index: 1023, check: 77 },
             Entry::Difference { len: 20, at: 16, check: (1 << 29) - 1 },
+            Entry::Unit { index: 15, reach: 65536, at: 8, check: 5 },
+            Entry::Unit { index: 0, reach: 256, at: (1 << 22) - 8, check: 0 },
         ] {
             assert_eq!(Entry::from_bits(entry.to_bits()), Ok(entry));
         }

@@ -1,7 +1,7 @@
 //! A segment to pages.
 
 use super::encode::{blob_check, blob_seed};
-use super::{Bases, SegmentError, Tally};
+use super::{Bases, SegmentError, Tally, unit};
 use crate::buffer::{Buffer, Payload};
 use crate::ecbc::PageDecoder;
 use crate::format::directory::DirectoryEntry;
@@ -33,7 +33,7 @@ pub(super) fn segment(
         let blob = blob_of(&table, bytes, index);
         let decoded = bases.decode_upon(decoder, uuid, pfn, page_entry, blob, index, page);
         decoded.map_err(|problem| page_damage(&table, index, pfn, problem))?;
-        tally.add(page_entry.tag(), blob.len());
+        tally.add(page_entry.tag(), page_entry.own_bytes());
     }
     pages.set_len(table.len() * PAGE_SIZE);
     Ok((Batch { pfns: table.pfns, pages: Payload::Bytes(pages) }, tally))
@@ -111,8 +111,14 @@ pub(super) fn check_segment(
     if bytes.len() < table.header.len() {
         return Err(FormatError::damaged(entry.offset, "a segment", "it is cut off"));
     }
+    let mut last_unit = None;
     for (index, pfn) in table.pfns.iter().enumerate() {
         let page_entry = table.entry(index);
+        if let Entry::Unit { at, .. } = page_entry
+            && last_unit.replace(at) == Some(at)
+        {
+            continue;
+        }
         check_stored(uuid, pfn, page_entry, blob_of(&table, bytes, index))
             .and_then(|()| bases.check_stored(index, page_entry))
             .map_err(|problem| page_damage(&table, index, pfn, problem))?;
@@ -131,6 +137,7 @@ pub(super) fn check_stored(uuid: &ImageUuid, pfn: u64, entry: Entry, blob: &[u8]
             Err("the check of its contents differs".into())
         }
         Entry::Blob { .. } | Entry::Difference { .. } => checked_blob(uuid, pfn, blob).map(|_| ()),
+        Entry::Unit { at, .. } => unit::check(uuid, at, blob),
         _ => Ok(()),
     }
 }
@@ -226,6 +233,10 @@ pub(super) fn decode_contents(
             decoder.decode(tag, blob, page).map_err(|error| error.to_string())?;
             check
         }
+        Entry::Unit { index, at, check, .. } => {
+            unit::decode_page(decoder, uuid, (index, at), blob, page)?;
+            check
+        }
         Entry::Same { check: None, .. } => {
             *page = *base.ok_or_else(needs_base)?;
             return Ok(None);
@@ -247,10 +258,15 @@ pub(super) fn decode_contents(
 
 /// Whether every byte of the segment that no page uses is zero, as the format demands.
 pub(crate) fn unused_bytes_are_zero(table: &PageTable, bytes: &[u8]) -> bool {
-    let mut used: Vec<(usize, usize)> = table.entries().filter_map(Entry::extent).collect();
+    let blobs = &bytes[table.header.table_end..table.header.len()];
+    let used_by = |entry: Entry| {
+        let (at, len) = entry.extent()?;
+        // What an entry says of a unit's length is rounded up.
+        Some((at, if let Entry::Unit { .. } = entry { unit::stored_len(&blobs[at..][..len]) } else { len }))
+    };
+    let mut used: Vec<(usize, usize)> = table.entries().filter_map(used_by).collect();
     used.sort_unstable();
     let mut free_from = 0;
-    let blobs = &bytes[table.header.table_end..table.header.len()];
     used.push((blobs.len(), 0));
     used.into_iter().all(|(at, len)| {
         let gap_is_zero = blobs.get(free_from..at).is_none_or(|gap| gap.iter().all(|&byte| byte == 0));

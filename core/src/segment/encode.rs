@@ -1,11 +1,12 @@
 //! Pages to a segment.
 
+use super::unit::{self, Waiting};
 use super::upon::{self, Upon};
 use super::{Bases, EncodedSegment, RestsOn, SegmentError};
 use crate::buffer::{Buffer, Payload};
 use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
 use crate::format::directory::DirectoryEntry;
-use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check, tag};
+use crate::format::entry::{BLOB_CHECK_LEN, Entry, UNIT_GRAIN, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
 use crate::format::segment::{HEADER_LEN, TableDraft};
 use crate::format::{ImageUuid, blocks_of};
@@ -16,41 +17,61 @@ use crate::{PAGE_SIZE, Page};
 pub(super) struct Scratch {
     encoder: PageEncoder,
     upon: Upon,
+    /// Pages that wait for others, where units are made.
+    waiting: Option<Waiting>,
     /// Blobs with their checks, one after the other in page order.
     blobs: Vec<u8>,
-    /// Pages that have bytes in the segment, in page order.
-    placed: Vec<PlacedPage>,
+    /// Pages and units that have bytes in the segment, in the order of their blobs.
+    placed: Vec<Placed>,
+    /// Index in the segment and content check of the units' pages, unit after unit.
+    members: Vec<(usize, u32)>,
     lens: Vec<u16>,
     entries: Vec<Entry>,
 }
 
-struct PlacedPage {
-    index: usize,
-    check: u32,
-    /// `None`: stored as it is.
-    coder: Option<u8>,
-    /// Bytes of its blob with the check.
+struct Placed {
+    what: What,
+    /// Bytes of its blob with the check; 0 for a page stored as it is.
     blob_len: usize,
 }
 
+enum What {
+    Page {
+        index: usize,
+        check: u32,
+        /// `None`: stored as it is.
+        coder: Option<u8>,
+    },
+    /// The next so many of the members.
+    Unit { pages: usize },
+}
+
 impl Scratch {
-    pub(super) fn new(method: Method) -> Self {
+    pub(super) fn new(method: Method, unit_pages: usize) -> Self {
         Self {
             encoder: PageEncoder::new(method),
             upon: Upon::new(method),
+            waiting: Waiting::new(method, unit_pages),
             blobs: Vec::new(),
             placed: Vec::new(),
+            members: Vec::new(),
             lens: Vec::new(),
             entries: Vec::new(),
         }
     }
 
-    fn clear(&mut self) {
+    fn clear(&mut self, pages: usize) {
         self.blobs.clear();
         self.placed.clear();
+        self.members.clear();
         self.lens.clear();
         self.entries.clear();
+        // Entries of placed pages follow when their place is known.
+        self.entries.resize(pages, Entry::Absent);
         self.upon.clear();
+        if let Some(waiting) = &mut self.waiting {
+            waiting.clear();
+        }
     }
 
     /// Encodes one page behind the others, as what it rests on if that is shorter.
@@ -59,7 +80,7 @@ impl Scratch {
         let found =
             bases.get(index).map(|base| (base, self.upon.look(page, index, bases, base, &mut self.blobs)));
         match found {
-            Some((_, upon::Found::Entry(entry))) => self.entries.push(entry),
+            Some((_, upon::Found::Entry(entry))) => self.entries[index] = entry,
             Some((base, upon::Found::Difference { len, reference })) => {
                 if len > upon::SURELY_SHORT && self.alone_is_shorter(start, page) {
                     return self.encode_alone(seed, index, page);
@@ -67,8 +88,38 @@ impl Scratch {
                 self.upon.count(reference, base);
                 self.push_blob(seed, index, page, start, tag::DIFFERENCE);
             }
-            Some((_, upon::Found::Nothing)) | None => self.encode_alone(seed, index, page),
+            Some((_, upon::Found::Nothing)) => self.encode_alone(seed, index, page),
+            None => self.encode_among_others(seed, index, page),
         }
+    }
+
+    /// Encodes one page that rests on nothing: in a unit, if units are made and the page is neither
+    /// uniform nor noise.
+    fn encode_among_others(&mut self, seed: u64, index: usize, page: &Page) {
+        let Some(waiting) = &mut self.waiting else { return self.encode_alone(seed, index, page) };
+        if let Some(code) = self.encoder.look(page) {
+            return self.push_code(seed, index, page, self.blobs.len(), code);
+        }
+        waiting.add(index, seed, page);
+        if waiting.is_full() {
+            self.encode_waiting();
+        }
+    }
+
+    /// Encodes the pages that wait: as a unit, or each alone where that is no longer.
+    fn encode_waiting(&mut self) {
+        let Some(mut waiting) = self.waiting.take() else { return };
+        if let Some(len) = waiting.encode(&mut self.blobs) {
+            let before = self.members.len();
+            self.members.extend(waiting.pages().map(|(index, _, page)| (index, content_check(page))));
+            self.push_placed(What::Unit { pages: self.members.len() - before }, len, len);
+        } else {
+            for (index, seed, page) in waiting.pages() {
+                self.encode_alone(seed, index, page);
+            }
+        }
+        waiting.clear();
+        self.waiting = Some(waiting);
     }
 
     /// Whether the page alone takes no more than the difference that stands at `start`, which
@@ -92,10 +143,18 @@ impl Scratch {
         let code = self.encoder.encode(page, &mut self.blobs[start..]);
         let kept = if let PageCode::Blob { len, .. } = code { len } else { 0 };
         self.blobs.truncate(start + kept);
+        self.push_code(seed, index, page, start, code);
+    }
+
+    /// Notes what a page became; its blob, if it has one, stands at `start`.
+    fn push_code(&mut self, seed: u64, index: usize, page: &Page, start: usize, code: PageCode) {
         match code {
-            PageCode::Zero => self.entries.push(Entry::Zero),
-            PageCode::Fill(word) => self.entries.push(Entry::Fill(word)),
-            PageCode::Stored => self.push_placed(index, page, PAGE_SIZE, None),
+            PageCode::Zero => self.entries[index] = Entry::Zero,
+            PageCode::Fill(word) => self.entries[index] = Entry::Fill(word),
+            PageCode::Stored => {
+                let what = What::Page { index, check: content_check(page), coder: None };
+                self.push_placed(what, PAGE_SIZE, 0);
+            }
             PageCode::Blob { tag, .. } => self.push_blob(seed, index, page, start, tag.number()),
         }
     }
@@ -104,17 +163,15 @@ impl Scratch {
     fn push_blob(&mut self, seed: u64, index: usize, page: &Page, start: usize, coder: u8) {
         let check = blob_check(&self.blobs[start..], seed);
         self.blobs.extend_from_slice(&check.to_le_bytes());
-        self.push_placed(index, page, self.blobs.len() - start, Some(coder));
+        let len = self.blobs.len() - start;
+        self.push_placed(What::Page { index, check: content_check(page), coder: Some(coder) }, len, len);
     }
 
-    /// Notes a page that takes `len` bytes: of its blob, or of its own.
-    #[expect(clippy::cast_possible_truncation, reason = "a blob is no longer than a page")]
-    fn push_placed(&mut self, index: usize, page: &Page, len: usize, coder: Option<u8>) {
-        // Entries of placed pages follow when their place is known.
-        self.entries.push(Entry::Absent);
+    /// Notes what takes `len` bytes, `blob_len` of them in a blob.
+    #[expect(clippy::cast_possible_truncation, reason = "a unit is less than 64 KiB")]
+    fn push_placed(&mut self, what: What, len: usize, blob_len: usize) {
         self.lens.push(len as u16);
-        let blob_len = if coder.is_some() { len } else { 0 };
-        self.placed.push(PlacedPage { index, check: content_check(page), coder, blob_len });
+        self.placed.push(Placed { what, blob_len });
     }
 }
 
@@ -151,22 +208,25 @@ pub(super) fn segment(
     if pages.len() != count * PAGE_SIZE || count > crate::SEGMENT_PAGES {
         return Err(SegmentError::WrongBatch { pages: count, bytes: pages.len() });
     }
-    scratch.clear();
+    scratch.clear(count);
     let (page_arrays, _) = pages.as_chunks::<PAGE_SIZE>();
     for ((index, pfn), page) in job.pfns.iter().enumerate().zip(page_arrays) {
         scratch.encode(blob_seed(job.uuid, pfn), index, page, bases);
     }
+    scratch.encode_waiting();
     let default = scratch.upon.choose_default(&mut scratch.entries);
     let defaults = scratch.entries.iter().filter(|&&entry| entry == default).count();
     let strict = job.placement == Placement::Strict;
     let draft = TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults };
+    let placement = if scratch.members.is_empty() { job.placement } else { Placement::Ordered };
+    let beyond = if scratch.members.is_empty() { 0 } else { UNIT_GRAIN - 1 };
     let Layout { entry, lens, table_end, plan } =
-        layout_of(&draft, job.placement, std::mem::take(&mut scratch.lens));
+        layout_of(&draft, placement, std::mem::take(&mut scratch.lens), beyond);
     scratch.lens = lens;
     let total = entry.len();
     let bytes = &mut out.spare()[..total];
     bytes[table_end..].fill(0);
-    let tally = fill_in(scratch, &plan, table_end, page_arrays, bytes);
+    let tally = fill_in(scratch, job.uuid, &plan, table_end, page_arrays, bytes);
     draft.write(&scratch.entries, plan.end, bytes);
     out.set_len(total);
     let segment = EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, tally };
@@ -193,16 +253,18 @@ pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -
     let strict = placement == Placement::Strict;
     let uuid = &[0; 16];
     let draft = TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros };
-    layout_of(&draft, placement, lens)
+    layout_of(&draft, placement, lens, 0)
 }
 
+/// `beyond`: bytes by which entries may tell the last blob longer than it is.
 #[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
-fn layout_of(draft: &TableDraft<'_>, placement: Placement, mut lens: Vec<u16>) -> Layout {
+fn layout_of(draft: &TableDraft<'_>, placement: Placement, mut lens: Vec<u16>, beyond: usize) -> Layout {
     let table_end = draft.table_end();
-    if !draft.strict {
+    if placement == Placement::Hybrid {
         spend_slack(&mut lens, table_end);
     }
-    let plan = place(&lens, table_end, placement);
+    let mut plan = place(&lens, table_end, placement);
+    plan.end += beyond;
     let blocks = blocks_of(plan.end);
     let entry = DirectoryEntry {
         offset: 0,
@@ -218,16 +280,36 @@ fn layout_of(draft: &TableDraft<'_>, placement: Placement, mut lens: Vec<u16>) -
 
 /// Copies the blobs to their places and completes the entries.
 #[expect(clippy::cast_possible_truncation, reason = "offsets within a segment of little over 4 MiB")]
-fn fill_in(scratch: &mut Scratch, plan: &Plan, table_end: usize, pages: &[Page], bytes: &mut [u8]) -> Tally {
-    let mut blobs = scratch.blobs.as_slice();
-    for ((page, &at), &len) in scratch.placed.iter().zip(&plan.at).zip(&scratch.lens) {
-        let check = page.check;
+fn fill_in(
+    scratch: &mut Scratch,
+    uuid: &ImageUuid,
+    plan: &Plan,
+    table_end: usize,
+    pages: &[Page],
+    bytes: &mut [u8],
+) -> Tally {
+    let (mut blobs, mut members) = (scratch.blobs.as_slice(), scratch.members.as_slice());
+    for ((placed, &at), &len) in scratch.placed.iter().zip(&plan.at).zip(&scratch.lens) {
         let place = &mut bytes[at as usize..][..usize::from(len)];
         let at = at - table_end as u32;
-        let (blob, rest) = blobs.split_at(page.blob_len);
+        let (blob, rest) = blobs.split_at(placed.blob_len);
         blobs = rest;
-        let coder = page.coder.filter(|_| usize::from(len) < PAGE_SIZE);
-        scratch.entries[page.index] = if let Some(coder) = coder {
+        let (index, check, coder) = match placed.what {
+            What::Page { index, check, coder } => (index, check, coder),
+            What::Unit { pages } => {
+                place.copy_from_slice(blob);
+                unit::seal(uuid, at, place);
+                let (own, rest) = members.split_at(pages);
+                members = rest;
+                for (number, &(index, check)) in (0..).zip(own) {
+                    let reach = unit::reach(blob.len());
+                    scratch.entries[index] = Entry::Unit { index: number, reach, at, check };
+                }
+                continue;
+            }
+        };
+        let coder = coder.filter(|_| usize::from(len) < PAGE_SIZE);
+        scratch.entries[index] = if let Some(coder) = coder {
             place.copy_from_slice(blob);
             if coder == tag::DIFFERENCE {
                 Entry::Difference { len, at, check }
@@ -235,13 +317,13 @@ fn fill_in(scratch: &mut Scratch, plan: &Plan, table_end: usize, pages: &[Page],
                 Entry::Blob { tag: coder, len, at, check }
             }
         } else {
-            place.copy_from_slice(&pages[page.index]);
+            place.copy_from_slice(&pages[index]);
             Entry::Stored { at, check }
         };
     }
     let mut tally = Tally::default();
     for entry in &scratch.entries {
-        tally.add(entry.tag(), entry.extent().map_or(0, |(_, len)| len));
+        tally.add(entry.tag(), entry.own_bytes());
     }
     tally
 }

@@ -7,6 +7,7 @@
 mod bases;
 mod decode;
 mod encode;
+mod unit;
 mod upon;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::tape::Batch;
 pub use bases::{Base, Bases, BlobAt, Likeness, StoredPage};
 pub use encode::{Layout, layout};
 
+pub(crate) use unit::pages_decoded;
 pub(crate) use upon::words_alike;
 
 pub(crate) use decode::{difference_reference, parse_table, references, unused_bytes_are_zero};
@@ -155,9 +157,10 @@ pub trait SegmentCoder: Send + Sync {
 /// For each ancestor how often a page rests on one of its.
 pub type RestsOn = [u64; ANCESTORS_MAX];
 
-/// The real coder: ECBC or one of its peers, page by page.
+/// The real coder: ECBC or one of its peers, page by page or in units of several.
 pub struct EcbcCoder {
     method: Method,
+    unit_pages: usize,
     placement: Placement,
     encoders: Mutex<Vec<encode::Scratch>>,
     decoders: Mutex<Vec<PageDecoder>>,
@@ -166,13 +169,20 @@ pub struct EcbcCoder {
 impl EcbcCoder {
     /// A coder that encodes by `method` and decodes whatever the image holds.
     pub fn new(method: Method, placement: Placement) -> Self {
-        Self { method, placement, encoders: Mutex::default(), decoders: Mutex::default() }
+        Self { method, unit_pages: 1, placement, encoders: Mutex::default(), decoders: Mutex::default() }
+    }
+
+    /// The same, coding up to `unit_pages` pages together, at most
+    /// [`UNIT_PAGES_MAX`](crate::format::entry::UNIT_PAGES_MAX): images get smaller, and for
+    /// one page all of a unit is decoded. Segments with units are placed in page order.
+    pub fn in_units(self, unit_pages: usize) -> Self {
+        Self { unit_pages, ..self }
     }
 
     /// Runs `f` with an encoder of the calling worker's own.
     fn with_encoder<T>(&self, f: impl FnOnce(&mut encode::Scratch) -> T) -> T {
         let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(self.method));
+        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(self.method, self.unit_pages));
         let result = f(&mut scratch);
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
@@ -191,6 +201,7 @@ impl fmt::Debug for EcbcCoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EcbcCoder")
             .field("method", &self.method)
+            .field("unit_pages", &self.unit_pages)
             .field("placement", &self.placement)
             .finish_non_exhaustive()
     }
@@ -296,7 +307,10 @@ mod test {
     }
 
     fn encoded(pages: &[u8], method: Method, placement: Placement) -> EncodedSegment {
-        let coder = EcbcCoder::new(method, placement);
+        encoded_by(&EcbcCoder::new(method, placement), pages)
+    }
+
+    fn encoded_by(coder: &EcbcCoder, pages: &[u8]) -> EncodedSegment {
         let out = Buffer::unpooled(vec![0xaa; MAX_SEGMENT_LEN]);
         let mut segment = coder.encode(&UUID, 0, &batch(pages), out).expect("encodes");
         coder.seal(&mut segment, 4096);
@@ -343,6 +357,37 @@ mod test {
             let placement = if strict { Placement::Strict } else { Placement::Hybrid };
             let segment = encoded(&pages, Method::ALL[method], placement);
             prop_assert_eq!(decoded(&segment).expect("decodes"), pages);
+        }
+
+        #[test]
+        fn units_come_back(kinds in prop::collection::vec(any::<u8>(), 0..80), method in 0..8usize, unit in 2..17usize) {
+            let pages = pages_of(&kinds);
+            let coder = EcbcCoder::new(Method::ALL[method], Placement::Hybrid).in_units(unit);
+            let segment = encoded_by(&coder, &pages);
+            prop_assert_eq!(decoded(&segment).expect("decodes"), pages);
+            let table = parse_table(segment.payload.bytes().expect("bytes"), &UUID, &segment.entry).expect("a table");
+            prop_assert!(unused_bytes_are_zero(&table, segment.payload.bytes().expect("bytes")));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_unit_is_an_error_or_changes_nothing() {
+        let pages = pages_of(&[3, 4, 3, 3, 4, 2, 3, 0]);
+        let coder = EcbcCoder::new(Method::Dense, Placement::Hybrid).in_units(4);
+        let segment = encoded_by(&coder, &pages);
+        assert!(segment.tally.pages[usize::from(crate::format::entry::tag::UNIT)] > 3);
+        let bytes = segment.payload.bytes().expect("bytes").to_vec();
+        for bit in (0..bytes.len() * 8).step_by(7) {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let damaged = EncodedSegment {
+                payload: Payload::Bytes(Buffer::unpooled(flipped)),
+                entry: segment.entry,
+                tally: Tally::default(),
+            };
+            if let Ok(got) = decoded(&damaged) {
+                assert!(got == pages, "bit {bit} gave other pages");
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use comio_backends::pool::WorkerPool;
 use comio_backends::record::{self, Plan, RecordError, Recorder, Tracking};
 use comio_backends::xen::control::{Control, Kind, XenGuest, free_those_of_killed};
 use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
 use serde::Serialize;
 
 use super::sink::{ImageSink, StepReport};
@@ -47,7 +48,7 @@ pub(super) async fn record(args: Record) -> anyhow::Result<Exit> {
         output::say(&freed);
     }
     let guest = XenGuest::find(control, &args.domain)?;
-    let session = Session::with_coder(&args.resources, args.level, Placement::Hybrid)?;
+    let session = Session::with_coder(&args.resources, EcbcCoder::new(args.level, Placement::Hybrid))?;
     let is_url = args.directory.starts_with("nfs://");
     if !is_url {
         std::fs::create_dir_all(&args.directory)

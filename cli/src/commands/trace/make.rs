@@ -8,6 +8,7 @@ use comio_backends::tape::{SourceFormat, open_source};
 use comio_core::engine::{self, EngineError, Image, SaveReport};
 use comio_core::format::FormatError;
 use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
 use comio_core::storage::Storage;
 use comio_core::tape::{GuestReader, TapeFormat};
 use serde::Serialize;
@@ -62,7 +63,7 @@ impl Input {
 }
 
 pub(super) async fn run(args: TraceMake) -> anyhow::Result<Exit> {
-    let mut session = Session::with_coder(&args.resources, args.level, Placement::Hybrid)?;
+    let mut session = Session::with_coder(&args.resources, EcbcCoder::new(args.level, Placement::Hybrid))?;
     let (storage, name) = target(&args, &session).await?;
     let guest = args.guest.clone().unwrap_or_else(|| name.clone());
     let every_s = args.every.map(|every| every.0.as_secs_f64());
