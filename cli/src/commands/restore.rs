@@ -63,7 +63,7 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
     let mark = marks::mark(image.superblock().uuid, ConsumedBy::Restored);
     let once = Restoring { mark: &mark, force: args.force, unique: marks::unique() };
-    let restoring = engine::restore_guest_once(
+    let restoring = Box::pin(engine::restore_guest_once(
         &session.engine,
         &*location.storage,
         &location.name,
@@ -71,7 +71,7 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         &saved.name,
         Some(once),
         &session.progress,
-    );
+    ));
     let report = session.run_with_guest(&format!("restoring {}", saved.name), restoring).await?;
     Ok(Restored {
         guest: saved.name,
