@@ -66,14 +66,14 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     let before = engine::consumed(&*location.storage, &uuid).await?;
     let mark = marks::mark(uuid, ConsumedBy::Restored);
     marks::put(&location, &mark, args.force).await?;
-    let restoring = engine::restore_guest(
+    let restoring = Box::pin(engine::restore_guest(
         &session.engine,
         &*location.storage,
         &location.name,
         &toolstack,
         &saved.name,
         &session.progress,
-    );
+    ));
     let report = match session.run_with_guest(&format!("restoring {}", saved.name), restoring).await {
         Ok(report) => report,
         Err(error) => {
