@@ -6,6 +6,8 @@
 #   half-made      a restore that fails leaves its domain, paused
 #   stop-at        "N before", "N middle" or "N after": call number N waits there until `go` is there
 set -u
+# Whoever reads may have been killed: that is an error here, not the end.
+trap "" PIPE
 fake=$FAKE_XEN
 action=$1
 
