@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Reads a ComIO image, checks every byte of it, and writes the flat dump that it was made of.
+Pages that rest on other images are read from these, which must be in the image's directory.
 
 An independent reader: written from docs/format.md and docs/ecbc.md, so that these are known to be
 enough. It is slow and simple; `comio unpack` is the tool for daily use.
@@ -8,6 +9,7 @@ Needs the Python packages xxhash and zstandard.
 """
 
 import argparse
+import os
 import struct
 import sys
 
@@ -22,6 +24,11 @@ BITMAP = 128
 CHUNK_RAW_MAX = 1_114_120
 ENTRY_BITMAP, STRICT, LAST_CHUNK = 1, 2, 4
 LOST = bytes(32)
+ROW = 128
+SAME, ELSEWHERE, DIFFERENCE = 9, 10, 11
+HAVE_NO_BYTES = (0, 1, SAME, ELSEWHERE, 15)
+UNCHECKED = 1 << 8
+DICTIONARY = b"\x37\xa4\x30\xec"
 
 
 class Damaged(Exception):
@@ -125,6 +132,130 @@ def decode_page_lz(code):
     return page
 
 
+class Bits:
+    """The bits of a code from byte `at` on, lowest first; zeros behind its end."""
+
+    def __init__(self, code, at):
+        self.bits = int.from_bytes(code[at:], "little")
+        self.read = 0
+
+    def take(self, count):
+        taken = self.bits & (1 << count) - 1
+        self.bits >>= count
+        self.read += count
+        return taken
+
+    def symbol(self, table):
+        bits = ""
+        while (symbol := table.get(bits)) is None:
+            require(len(bits) < 11, "no code begins like this")
+            bits += str(self.take(1))
+        return symbol
+
+
+def prefix_code(lengths):
+    """Symbols by their bits, in the order in which these are read."""
+    table, code = {}, 0
+    for length in range(1, 12):
+        for symbol, own in enumerate(lengths):
+            if own == length:
+                table[format(code, f"0{length}b")] = symbol
+                code += 1
+        code *= 2
+    return table
+
+
+def packed_tables():
+    path = os.path.join(os.path.dirname(__file__), "../core/src/ecbc/page_lz/packed/lengths.txt")
+    with open(path) as file:
+        lengths = [int(digit, 16) for line in file for digit in line.strip()]
+    literals = [prefix_code(lengths[256 * i : 256 * i + 256]) for i in range(8)]
+    return literals, prefix_code(lengths[8 * 256 :])
+
+
+def packed_literals(code):
+    """The literals, and where the tokens begin."""
+    header = int.from_bytes(code[:8], "little")
+    count = header & 0xFFF
+    if count < 64:
+        require(2 + count <= len(code), "literals beyond the code")
+        return code[2 : 2 + count], 2 + count
+    require(count <= 4092, "too many literals")
+    literals = bytearray()
+    at = 8
+    for stream in range(4):
+        kind = header >> 12 + 3 * stream & 7
+        end = at + (header >> 24 + 10 * stream & 0x3FF)
+        bits = Bits(code, at)
+        for _ in range(min(-(-count // 4), count - len(literals))):
+            literals.append(bits.symbol(PACKED_LITERALS[kind]) if kind else bits.take(8))
+        require(-(-bits.read // 8) <= end - at, "a stream is longer than it says")
+        at = end
+    require(at <= len(code), "streams beyond the code")
+    return literals, at
+
+
+def decode_packed_lz(code):
+    literals, tokens_at = packed_literals(code)
+    bits = Bits(code, tokens_at)
+    page = bytearray()
+    used = 0
+    distances = [8, 16]
+    classes = {2: (5, 3), 3: (4, 0), 4: (8, 0), 5: (8, 3), 6: (12, 0)}
+
+    def length(field, most):
+        if field < most:
+            return field
+        extension = bits.take(8)
+        return most + (extension if extension < 255 else bits.take(12))
+
+    while PAGE - len(page) != len(literals) - used:
+        require(tokens_at + bits.read // 8 <= len(code), "tokens beyond the code")
+        token = bits.symbol(PACKED_TOKENS)
+        if token == 896:
+            token = bits.take(10)
+            require(token < 896, "a token that is none")
+        kind = token >> 7
+        if kind > 1:
+            count, shift = classes[kind]
+            distances = [bits.take(count) << shift, distances[0]]
+        elif kind == 1:
+            distances.reverse()
+        match = length(token >> 3 & 15, 15) + 5
+        run = length(token & 7, 7)
+        require(used + run <= len(literals), "more literals than there are")
+        page += literals[used : used + run]
+        used += run
+        copy_match(page, distances[0], match)
+    require(-(-bits.read // 8) == len(code) - tokens_at, "the code ends early or late")
+    return page + literals[used:]
+
+
+def decode_words(code):
+    mask = int.from_bytes(code[:8], "little")
+    tags_at = 8
+    at = 8 + 4 * mask.bit_count()
+    words = []
+    for group in range(64):
+        if not mask >> group & 1:
+            words += [0] * 8
+            continue
+        tags = int.from_bytes(code[tags_at : tags_at + 4], "little")
+        tags_at += 4
+        for i in range(8):
+            tag = tags >> 4 * i & 15
+            like = 0
+            if tag > 8:
+                back = len(words) - 1 - code[at]
+                like = words[back] if back >= 0 else 0
+                at += 1
+                tag -= 9
+            words.append(like >> 8 * tag << 8 * tag | int.from_bytes(code[at : at + tag], "little"))
+            at += tag
+    require(at == len(code), "the code ends early or late")
+    return struct.pack("<512Q", *words)
+
+
 def copy_match(page, distance, length):
     require(0 < distance <= len(page), "a match from before the page")
     require(len(page) + length <= PAGE, "a match beyond the page")
@@ -138,8 +269,16 @@ def decode_zstd(code):
     return zstd_frame(frame, PAGE)
 
 
-def zstd_frame(frame, size):
-    decoder = zstandard.ZstdDecompressor().decompressobj()
+def decode_difference(code, base):
+    require(base[:4] != DICTIONARY, "a difference to what looks like a dictionary")
+    header = (1 + 2 * 2 + 8 * len(code)).to_bytes(3, "little")
+    frame = b"\x28\xb5\x2f\xfd" + b"\x60\x00\x0f" + header + code
+    dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstd_frame(frame, PAGE, dictionary)
+
+
+def zstd_frame(frame, size, dictionary=None):
+    decoder = zstandard.ZstdDecompressor(dict_data=dictionary).decompressobj()
     try:
         data = decoder.decompress(frame)
     except zstandard.ZstdError as error:
@@ -149,7 +288,8 @@ def zstd_frame(frame, size):
     return data
 
 
-CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz}
+PACKED_LITERALS, PACKED_TOKENS = packed_tables()
+CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz, 12: decode_packed_lz, 13: decode_words}
 
 
 def decode_code(tag, code):
@@ -182,7 +322,8 @@ class Part:
         require(xxh3(sealed) == self.check, "the check of header and table")
         support(self.kind <= 1, f"kind {self.kind}")
         support(self.flags & ~(ENTRY_BITMAP | STRICT | LAST_CHUNK) == 0, f"flags {self.flags}")
-        support(default_tag == 0, f"default tag {default_tag}")
+        support(default_tag == 0 or default_tag & 15 == SAME, f"default tag {default_tag}")
+        self.default = default_tag and default_tag | UNCHECKED
         support(self.pfn_map <= 2, f"pfn map {self.pfn_map}")
         support(self.kind == 1 or self.pages <= PAGES_MAX, f"{self.pages} pages")
         self.table = data[HEADER : self.table_end]
@@ -220,7 +361,7 @@ class Segment(Part):
             present = list(range(self.pages))
         require(len(table) == 8 * len(present), "the table has another length")
         require(not present or present[-1] < self.pages, "entries of pages that are not")
-        self.entries = [0] * self.pages
+        self.entries = [self.default] * self.pages
         for page, entry in zip(present, struct.unpack(f"<{len(present)}Q", table)):
             self.entries[page] = entry
 
@@ -231,10 +372,39 @@ class Segment(Part):
         require(end <= self.blocks * BLOCK, "a page reaches beyond the segment")
         return start, end
 
-    def page(self, index, data):
-        """The contents of a page; `data` is the segment."""
+    def reference(self, index, data):
+        """What a page rests on: (ancestor, (segment, index) or None for the same pfn)."""
         entry = self.entries[index]
         tag = entry & 15
+        if tag == SAME:
+            unused = 0x7FFFFFE00 if not entry & UNCHECKED else ~0x1FF
+            require(entry & unused == 0, "malformed same entry")
+            return entry >> 4 & 15, None
+        if tag == ELSEWHERE:
+            return entry >> 4 & 15, (entry >> 18 & 0x1FFFF, entry >> 8 & 0x3FF)
+        if tag == DIFFERENCE:
+            return self._difference(index, data)[0]
+        return None
+
+    def _difference(self, index, data):
+        start, end = self.extent(self.entries[index])
+        code = self._checked(data[start:end], self.pfns[index])
+        kind, ancestor = code[0] >> 4, code[0] & 15
+        if kind == 0:
+            return (ancestor, None), code[1:]
+        require(kind == 1 and len(code) >= 5, "a difference to nothing")
+        place = int.from_bytes(code[1:5], "little")
+        return (ancestor, (place >> 10, place & 0x3FF)), code[5:]
+
+    def page(self, index, data, base=None):
+        """The contents of a page; `data` is the segment, `base` the page that it rests on."""
+        entry = self.entries[index]
+        tag = entry & 15
+        if tag in (SAME, ELSEWHERE, DIFFERENCE):
+            page = base if tag != DIFFERENCE else decode_difference(self._difference(index, data)[1], base)
+            checked = tag != SAME or not entry & UNCHECKED
+            require(not checked or xxh3(page) & 0x1FFFFFFF == entry >> 35, "the check of the page's contents")
+            return page
         if tag == 0:
             require(entry == 0, "malformed zero entry")
             return bytes(PAGE)
@@ -255,15 +425,18 @@ class Segment(Part):
         return page
 
     def _decode(self, tag, blob, pfn):
+        return decode_code(tag, self._checked(blob, pfn))
+
+    def _checked(self, blob, pfn):
         require(len(blob) >= 5, "a blob without code")
         code, check = blob[:-4], int.from_bytes(blob[-4:], "little")
         seed = int.from_bytes(self.uuid[:8], "little") ^ pfn
         require(xxh3(code, seed) & 0xFFFFFFFF == check, "the check of the stored bytes")
-        return decode_code(tag, code)
+        return code
 
     def check_padding(self, data):
         """Everything that no page uses is zero, and no two pages share bytes."""
-        used = [self.extent(entry) for entry in self.entries if entry & 15 not in (0, 1, 15)]
+        used = [self.extent(entry) for entry in self.entries if entry & 15 not in HAVE_NO_BYTES]
         free = self.table_end
         for start, end in sorted(used) + [(self.blocks * BLOCK,) * 2]:
             require(start >= free, "two pages share bytes")
@@ -313,6 +486,8 @@ class Image:
 
     def __init__(self, file):
         self.file = file
+        self.opened = {}
+        self.last = (None, None)
         self.len = file.seek(0, 2)
         require(self.len >= 2 * BLOCK and self.len % BLOCK == 0, f"an image of {self.len} bytes")
         self._read_superblock()
@@ -335,9 +510,18 @@ class Image:
         support(version == 1, f"version {version}")
         support(flags == 0, f"superblock flags {flags:#x}")
         support(page_size == PAGE, f"pages of {page_size} bytes")
-        support(ancestors == 0, "ancestors")
+        support(ancestors <= 16, f"{ancestors} ancestors")
+        rows = [block[1024 + ROW * k :][:ROW] for k in range(16)]
+        require(is_zero(b"".join(rows[ancestors:])), "rows behind the table of ancestors")
+        self.ancestors = [self._ancestor(row) for row in rows[:ancestors]]
         self.generator = generator.rstrip(b"\0").decode()
         self.superblock_check = xxh3(block)
+
+    def _ancestor(self, row):
+        uuid, check, role, length = struct.unpack_from("<16sQBB", row)
+        support(1 <= role <= 3, f"an ancestor of role {role}")
+        require(length <= 96, "an ancestor's name is too long")
+        return uuid, check, row[32 : 32 + length].decode()
 
     def _read_footer(self):
         block = self.read(self.len - BLOCK, BLOCK)
@@ -348,6 +532,8 @@ class Image:
         support(flags & ~1 == 0, f"footer flags {flags:#x}")
         self.incomplete = flags & 1 != 0
         require(uuid == self.uuid and superblock_check == self.superblock_check, "another's footer")
+        self.footer_check = int.from_bytes(block[4080:4088], "little")
+        self.rests_on = struct.unpack_from("<16Q", block, 368)
         totals = struct.unpack_from("<38Q", block, 64)
         self.totals, self.tag_pages, self.tag_bytes = totals[:6], totals[6:22], totals[22:]
 
@@ -377,16 +563,70 @@ class Image:
         require((words >> 15 != 0) == (part.kind == 0 and part.pfn_map == 2), "the list bit")
         return part, data
 
-    def page(self, pfn):
-        """The contents of one page."""
+    def segment(self, number):
+        """A segment and its bytes; the last one is kept."""
+        require(number < len(self.segments), "a segment that is not there")
+        if self.last[0] != number:
+            self.last = (number, self.part(self.segments[number], number, Segment))
+        return self.last[1]
+
+    def place_of(self, pfn):
+        """Segment and index of a page."""
         for number, entry in enumerate(self.segments):
             first_pfn, listed = struct.unpack_from("<8xQ6xH", entry)
             if entry == LOST or not (first_pfn <= pfn < first_pfn + PAGES_MAX or listed >> 15):
                 continue
-            segment, data = self.part(entry, number, Segment)
+            segment, _ = self.segment(number)
             if pfn in segment.pfns:
-                return segment.page(segment.pfns.index(pfn), data)
+                return number, segment.pfns.index(pfn)
         raise Damaged(f"there is no page {pfn}")
+
+    def ancestor(self, uuid):
+        """The ancestor of that uuid: by its name, then by uuid, beside the image."""
+        if uuid in self.opened:
+            return self.opened[uuid]
+        found = [row for row in self.ancestors if row[0] == uuid]
+        require(found, "a page rests on an image that is not among the ancestors")
+        _, check, name = found[0]
+        directory = os.path.dirname(os.path.abspath(self.file.name))
+        others = sorted(other for other in os.listdir(directory) if other != name)
+        for candidate in ([name] if name and "/" not in name else []) + others:
+            path = os.path.join(directory, candidate)
+            if not os.path.isfile(path):
+                continue
+            with open(path, "rb") as file:
+                head = file.read(32)
+            if head[:8] == b"ComIOimg" and head[16:32] == uuid:
+                image = Image(open(path, "rb"))  # pylint: disable=consider-using-with
+                require(image.footer_check == check, f"the ancestor {candidate} was changed")
+                self.opened[uuid] = image
+                return image
+        raise Damaged(f"the ancestor {name} is missing")
+
+    def page_at(self, number, index, rests=None, root=None):
+        """The contents of a page, through at most two others; `rests` takes their ancestors."""
+        segment, data = self.segment(number)
+        reference = segment.reference(index, data)
+        if reference is None:
+            return segment.page(index, data)
+        row, place = reference
+        require(row < len(self.ancestors), f"there is no ancestor {row}")
+        ancestor = (root or self).ancestor(self.ancestors[row][0])
+        if rests is not None:
+            rests.add(ancestor.uuid)
+        at = place or ancestor.place_of(segment.pfns[index])
+        under, _ = ancestor.segment(at[0])
+        require(at[1] < under.pages, "a page rests on one that is not there")
+        tag = under.entries[at[1]] & 15
+        same = segment.entries[index] & 15 != DIFFERENCE
+        allowed = tag not in (SAME, ELSEWHERE, 15) if same else tag in (2, *CODERS)
+        require(root is None or tag != DIFFERENCE, "a page rests on more than two others")
+        require(allowed, f"a page rests on one of tag {tag}")
+        return segment.page(index, data, ancestor.page_at(*at, rests, root or self))
+
+    def page(self, pfn):
+        """The contents of one page."""
+        return self.page_at(*self.place_of(pfn))
 
     def tape(self):
         """The pages and frame bytes of the tape, in order: (bytes, segment or None)."""
@@ -405,14 +645,18 @@ class Image:
         require(next(segments, None) is None, "segments that are nowhere on the tape")
 
     def _pages(self, place):
-        number, entry = place
-        segment, data = self.part(entry, number, Segment)
+        number, _ = place
+        segment, data = self.segment(number)
         pages = []
+        segment.rests_on = [0] * 16
         for index, pfn in enumerate(segment.pfns):
             try:
-                pages.append(segment.page(index, data))
+                rests = set()
+                pages.append(self.page_at(number, index, rests))
             except Damaged as error:
                 raise Damaged(f"page {pfn}: {error}") from error
+            for row, ancestor in enumerate(self.ancestors):
+                segment.rests_on[row] += ancestor[0] in rests
         segment.check_padding(data)
         return b"".join(pages), segment
 
@@ -423,12 +667,14 @@ class Totals:
     def __init__(self):
         self.pages = self.blobs = self.tables = self.padding = self.frame = self.stored = 0
         self.tag_pages, self.tag_bytes = [0] * 16, [0] * 16
+        self.rests_on = [0] * 16
 
     def add_segment(self, segment):
+        self.rests_on = [sum(pair) for pair in zip(self.rests_on, segment.rests_on)]
         blobs = 0
         for entry in segment.entries:
             tag = entry & 15
-            length = 0 if tag in (0, 1, 15) else (entry >> 4 & 0xFFF) + 1
+            length = 0 if tag in HAVE_NO_BYTES else (entry >> 4 & 0xFFF) + 1
             self.tag_pages[tag] += 1
             self.tag_bytes[tag] += length
             blobs += length
@@ -450,6 +696,9 @@ class Totals:
         require(counted == image.totals, f"the footer's totals {image.totals}, counted {counted}")
         tags = (tuple(self.tag_pages), tuple(self.tag_bytes))
         require(tags == (image.tag_pages, image.tag_bytes), "the footer's counts by tag")
+        # An estimate, but 0 is certain.
+        needed = [counted for said, counted in zip(image.rests_on, self.rests_on) if said == 0]
+        require(not any(needed), "pages rest on an ancestor that the footer says is not needed")
 
 
 def unpack(image, out):

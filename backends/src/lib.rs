@@ -4,6 +4,7 @@ pub mod embedded;
 pub mod local;
 pub mod nfs;
 pub mod pool;
+pub mod record;
 pub mod tape;
 pub mod toolstack;
 pub mod xen;

@@ -45,15 +45,38 @@ pub(crate) async fn relative(
     Ok(Relative { name: location.name, image })
 }
 
-/// Refuses to replace the image at `target` if others rest on it, or the new one would.
+/// Refuses to replace the image at `target` if others rest on it.
 pub(crate) async fn refuse_to_replace_needed(target: &Location) -> anyhow::Result<()> {
-    let reader = match target.storage.open(&target.name).await {
-        Ok(reader) => reader,
-        Err(error) if error.kind == StorageErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(EngineError::from(error).into()),
-    };
-    // What is no image nobody rests on.
-    let Ok(image) = Image::open(reader).await else { return Ok(()) };
+    match image_at(target).await? {
+        Some(image) => refuse_if_needed(target, &image).await,
+        None => Ok(()),
+    }
+}
+
+/// As [`refuse_to_replace_needed`], where a copy of the image at `source` takes the place: a
+/// copy of what stands there already harms nobody.
+pub(crate) async fn refuse_to_replace_needed_by_copy(
+    target: &Location,
+    source: &Location,
+) -> anyhow::Result<()> {
+    let Some(image) = image_at(target).await? else { return Ok(()) };
+    let identity = |image: &Image| (image.superblock().uuid, image.footer_check());
+    if image_at(source).await?.is_some_and(|source| identity(&source) == identity(&image)) {
+        return Ok(());
+    }
+    refuse_if_needed(target, &image).await
+}
+
+/// The image at `location`; `None` if there is nothing, or no image, on which nobody rests.
+async fn image_at(location: &Location) -> anyhow::Result<Option<Image>> {
+    match location.storage.open(&location.name).await {
+        Ok(reader) => Ok(Image::open(reader).await.ok()),
+        Err(error) if error.kind == StorageErrorKind::NotFound => Ok(None),
+        Err(error) => Err(EngineError::from(error).into()),
+    }
+}
+
+async fn refuse_if_needed(target: &Location, image: &Image) -> anyhow::Result<()> {
     let needed_by = needed_by(&*target.storage, &image.superblock().uuid, &BTreeSet::new()).await?;
     if let Some(first) = needed_by.first() {
         bail!(

@@ -3,12 +3,20 @@
 #![expect(clippy::doc_markdown, reason = "these texts are the program's help")]
 #![allow(rustdoc::broken_intra_doc_links, reason = "and no links")]
 
+mod record;
+mod trace;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use comio_core::ecbc::Method;
+use comio_simulator::units::Span;
+
+pub(crate) use record::Record;
+pub(crate) use trace::{Trace, TraceCheck, TraceList, TraceMake};
 
 mod guests;
 
@@ -67,8 +75,16 @@ pub(crate) enum Command {
     /// Run scenarios in the testbed.
     #[command(subcommand)]
     Scenario(Scenario),
+    /// Record the memory of a running Xen guest as a trace (in builds with the feature xen).
+    Record(Record),
+    /// Traces: recorded guests over time, for scenarios.
+    #[command(subcommand)]
+    Trace(Trace),
     /// Make a scenario's results one HTML page.
     Report(Report),
+    /// Measure coders beside each other.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Measure what coding costs on this machine, for the testbed's virtual mode.
     Calibrate(Calibrate),
     /// Print shell completions.
@@ -117,7 +133,7 @@ pub(crate) struct Packing {
     pub(crate) template_memory: Size,
     #[command(flatten)]
     pub(crate) ancestors: Ancestors,
-    /// How to code pages: fast, balanced or dense; or raw, lz4, zstd1 to compare.
+    /// How to code pages: turbo, fast, light, balanced or dense; or raw, lz4, zstd1 to compare.
     #[arg(long, default_value_t = Method::Balanced)]
     pub(crate) level: Method,
     /// Where pages may lie: hybrid, or strict (none across a 4 KiB boundary, some percent bigger).
@@ -337,6 +353,9 @@ pub(crate) enum Scenario {
     Run(ScenarioRun),
     /// Say whether a scenario can be run.
     Check {
+        /// Where traces are looked for [default: the directory traces beside FILE].
+        #[arg(long, value_name = "DIR")]
+        traces: Option<PathBuf>,
         /// The scenario's TOML file.
         file: PathBuf,
     },
@@ -360,6 +379,35 @@ pub(crate) struct Report {
     pub(crate) output: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Measure ECBC's levels beside general compressors, on the pages of real guests.
+    Codec(BenchCodec),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchCodec {
+    /// Write all figures as comma-separated values.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+    /// Write plots of ratio over speed to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Measure each coder so often; medians are told.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) rounds: u16,
+    /// Of each input, take about so many pages from all over it.
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..))]
+    pub(crate) pages: u32,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+    /// Flat dumps, save files of xl, or images [default: the traces in scenarios/traces].
+    #[arg(value_name = "INPUT")]
+    pub(crate) inputs: Vec<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Calibrate {
     /// Traces whose pages are coded: ComIO images of flat dumps.
@@ -377,6 +425,9 @@ pub(crate) struct Calibrate {
 pub(crate) struct ScenarioRun {
     /// The scenario's TOML file.
     pub(crate) file: PathBuf,
+    /// Where traces are looked for [default: the directory traces beside FILE].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) traces: Option<PathBuf>,
     /// Where to write results.json and plots [default: results/NAME].
     #[arg(long)]
     pub(crate) output: Option<PathBuf>,
@@ -402,6 +453,25 @@ impl FromStr for Size {
         let size: bytesize::ByteSize =
             spelled.parse().map_err(|_| format!("{text:?} is not a size such as 64MiB or 1G"))?;
         usize::try_from(size.as_u64()).map(Self).map_err(|_| format!("{text:?} is too large"))
+    }
+}
+
+/// A duration, as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    /// `10s`, `5m` (minutes), `250 ms`, and whatever scenarios take.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let minutes = text.strip_suffix('m').map(|number| format!("{number}min"));
+        let span: Span = minutes
+            .as_deref()
+            .unwrap_or(text)
+            .parse()
+            .map_err(|_| format!("{text:?} is not a time such as 10s, 5m or 1h"))?;
+        Ok(Self(span.duration()))
     }
 }
 
@@ -443,6 +513,15 @@ mod test {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
         assert!("lots".parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, seconds) in [("10s", 10), ("5m", 300), ("5 min", 300), ("1h", 3600), ("2000ms", 2)] {
+            assert_eq!(text.parse(), Ok(Time(Duration::from_secs(seconds))), "{text}");
+        }
+        assert!("10".parse::<Time>().is_err());
+        assert!("soon".parse::<Time>().is_err());
     }
 
     #[test]

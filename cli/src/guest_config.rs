@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 /// all others.
 ///
 /// # Errors
-/// When the file cannot be read, or lacks a name.
+/// When the file cannot be read, lacks a name, or has a uuid that is none.
 pub(crate) fn for_restore(file: &Path, saved: &mut SavedConfig) -> anyhow::Result<NamedTempFile> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let Some(name) = setting(&text, "name") else {
@@ -23,7 +23,11 @@ pub(crate) fn for_restore(file: &Path, saved: &mut SavedConfig) -> anyhow::Resul
     let mut copy = NamedTempFile::with_prefix("comio-").context("cannot make a temporary file")?;
     copy.write_all(text.as_bytes())?;
     match setting(&text, "uuid") {
-        Some(uuid) => saved.uuid = uuid.to_lowercase(),
+        Some(uuid) => {
+            let uuid = uuid::Uuid::parse_str(uuid);
+            let uuid = uuid.with_context(|| format!("{}: the line uuid holds no uuid", file.display()))?;
+            saved.uuid = uuid.to_string();
+        }
         None => writeln!(copy, "\nuuid = \"{}\"", saved.uuid)?,
     }
     Ok(copy)
@@ -71,7 +75,8 @@ mod test {
     }
 
     #[test]
-    fn a_file_without_a_name_is_refused() {
+    fn a_file_without_a_name_or_with_a_wrong_uuid_is_refused() {
         assert!(given("memory = 128\nname = new\n").is_err());
+        assert!(given("name = \"new\"\nuuid = \"../../etc/x\"\n").is_err());
     }
 }

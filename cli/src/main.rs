@@ -11,6 +11,7 @@ mod marks;
 mod output;
 mod progress;
 mod session;
+mod traces;
 mod world;
 
 use std::process::ExitCode;

@@ -77,6 +77,11 @@ impl Session {
         Self::of(Arc::clone(&self.pool), Arc::clone(&self.coder), memory, self.lines.clone())
     }
 
+    /// The next operation's progress begins at nothing.
+    pub(crate) fn begin_next(&mut self) {
+        self.progress = Arc::default();
+    }
+
     /// What `text`, a path or URL of an image, means.
     pub(crate) async fn image(&self, text: &str) -> anyhow::Result<Location> {
         let location = Location::of_image(text, &self.pool).await?;

@@ -23,20 +23,23 @@ const SERVER_THREADS: usize = 2;
 /// This machine.
 pub(crate) struct RealWorld {
     started: Instant,
+    scenario: PathBuf,
     traces: PathBuf,
 }
 
 impl RealWorld {
-    /// A world whose traces are in the directory `traces`.
+    /// A world for a scenario of the directory `scenario` whose traces are in `traces`.
     #[expect(clippy::disallowed_methods, reason = "this is the testbed's clock")]
-    pub(crate) fn new(traces: PathBuf) -> Self {
-        Self { started: Instant::now(), traces }
+    pub(crate) fn new(scenario: PathBuf, traces: PathBuf) -> Self {
+        Self { started: Instant::now(), scenario, traces }
     }
 }
 
-/// The file of the trace `name`.
-pub(crate) fn trace_path(traces: &Path, name: &str) -> PathBuf {
-    traces.join(format!("{name}.comio"))
+/// The file of the trace `name`: in the directory `traces`, unless the name is a path, which
+/// is taken from the directory `scenario` on.
+pub(crate) fn trace_path(scenario: &Path, traces: &Path, name: &str) -> PathBuf {
+    let directory = if name.contains('/') { scenario } else { traces };
+    directory.join(format!("{name}.comio"))
 }
 
 #[async_trait]
@@ -63,8 +66,11 @@ impl World for RealWorld {
     }
 
     async fn trace(&self, name: &str) -> Result<Image, WorldError> {
-        let storage = LocalStorage::open(&self.traces, self.compute(1)?)?;
-        Ok(Image::open_with_ancestors(&storage, &format!("{name}.comio"), &[]).await?)
+        let path = trace_path(&self.scenario, &self.traces, name);
+        let (directory, file) = (path.parent().unwrap_or(Path::new(".")), path.file_name());
+        let file = file.and_then(|file| file.to_str()).ok_or_else(|| format!("{name:?} names no file"))?;
+        let storage = LocalStorage::open(directory, self.compute(1)?)?;
+        Ok(Image::open_with_ancestors(&storage, file, &[]).await?)
     }
 
     async fn start_server(&self, server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {

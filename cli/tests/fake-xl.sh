@@ -73,13 +73,21 @@ save() {
     change "$1" 3 --p---
 }
 
+# restore CONFIG FILE, where an empty CONFIG is the one in FILE
 restore() {
-    cat "$1" >"$fake/restored"
+    cat "$2" >"$fake/restored"
     point middle
     id=$(cat "$fake/next-id")
     echo $((id + 1)) >"$fake/next-id"
-    field() { grep -ao "\"$1\": *\"[^\"]*\"" "$fake/restored" | head -1 | cut -d'"' -f4; }
-    printf '%s\t128\t--p---\t0.0\t%s\n' "$(field name)" "$(field uuid)" >"$fake/made"
+    config=$1
+    if [ -n "$config" ]; then
+        field() { sed -n "s/^$1 *= *\"\(.*\)\".*/\1/p" "$config"; }
+    else
+        field() { grep -ao "\"$1\": *\"[^\"]*\"" "$fake/restored" | head -1 | cut -d'"' -f4; }
+    fi
+    name=$(field name) uuid=$(field uuid)
+    # Who has no uuid gets a new one.
+    printf '%s\t128\t--p---\t0.0\t%s\n' "$name" "${uuid:-$(cat /proc/sys/kernel/random/uuid)}" >"$fake/made"
     tail -c 64 "$fake/stream" >"$fake/end"
     if [ -e "$fake/fail-restore" ] || ! tail -c 64 "$fake/restored" | cmp -s - "$fake/end"; then
         [ -e "$fake/half-made" ] && mv "$fake/made" "$fake/domains/$id"
@@ -93,7 +101,8 @@ point before
 case "$*" in
 "list -v") list ;;
 "save -p "*) save "$3" "$4" ;;
-"restore -p /"*) restore "$3" ;;
+"restore -p /dev/stdin") restore "" "$3" ;;
+"restore -p /"*" /dev/stdin") restore "$3" "$4" ;;
 unpause\ *) known "$2" && change "$2" 3 -b---- ;;
 destroy\ *) known "$2" && rm "$fake/domains/$2" ;;
 shutdown\ *) known "$2" && rm "$fake/domains/$2" ;;

@@ -159,6 +159,31 @@ fn a_restore_that_fails_leaves_no_domain() {
     }
 }
 
+/// xl draws a uuid for a configuration that has none: the new guest must be known all the same.
+#[test]
+fn a_guest_is_restored_by_another_configuration_or_leaves_no_domain() {
+    let configs = [
+        "name = \"web2\"\nmemory = 128",
+        "name = \"web2\"\nuuid = \"99999999-2222-4333-8444-555555555555\"\n",
+    ];
+    for (text, uuid) in configs.into_iter().zip([UUID, "99999999-2222-4333-8444-555555555555"]) {
+        let host = saved();
+        let (image, config) = (host.image("web.comio"), host.place.path("web2.cfg"));
+        fs::write(&config, text).expect("writable");
+        host.set("fail-restore", "");
+        host.set("half-made", "");
+        host.fails(&["restore", "--config", &config, &image]);
+        assert_eq!((host.state("web2"), host.state(GUEST)), (None, None));
+        assert!(host.journal().is_empty());
+        host.clear("fail-restore");
+        let restored = host.done_json(&["restore", "--json", "--config", &config, &image]);
+        assert_eq!((restored["guest"].as_str(), restored["guest_uuid"].as_str()), (Some("web2"), Some(uuid)));
+        assert!(host.runs("web2"));
+        assert_eq!(host.uuid("web2"), uuid);
+        assert!(host.journal().is_empty());
+    }
+}
+
 #[test]
 fn a_damaged_image_becomes_no_guest() {
     let host = saved();

@@ -69,9 +69,15 @@ fn needed_images_stay() {
     let new = pair.place.path("new.raw");
     assert_eq!(code(&["pack", "--format", "raw", &new, &pair.parent]), 1);
     assert_eq!(code(&["pack", "--format", "raw", "--parent", &pair.parent, &new, &pair.parent]), 1);
+    assert_eq!(code(&["cp", &pair.child, &pair.parent]), 1);
+    says(&["recover-image", &pair.parent, &pair.parent], "cannot be replaced");
+    let copy = pair.place.path("elsewhere.comio");
+    done(&["cp", &pair.parent, &copy]);
+    // A copy of what stands there already harms nobody.
+    done(&["cp", &copy, &pair.parent]);
     let flat = pair.place.path("flat.comio");
     done(&["flatten", &pair.child, &flat]);
-    done(&["rm", &pair.child, &pair.parent]);
+    done(&["rm", &pair.child, &pair.parent, &copy]);
     let out = pair.place.path("out.raw");
     done(&["unpack", &flat, &out]);
     assert!(fs::read(&out).expect("reads") == pair.dump);

@@ -80,3 +80,38 @@ fn completions_and_man_pages_are_generated() {
     done(&["man", "--output", &place.path("man")]);
     assert!(fs::read(place.path("man/comio-pack.1")).expect("written").starts_with(b".ie"));
 }
+
+/// The bench reads dumps and images, writes what it is told to, and its levels give pages back.
+#[test]
+fn the_codec_bench_writes_tables_figures_and_plots() {
+    let place = Place::new();
+    let (dump, image) = (place.path("text.raw"), place.path("image.comio"));
+    let mut text = fs::read(repository().join("LICENSE")).expect("shipped").repeat(20);
+    text.truncate(text.len() / 4096 * 4096);
+    fs::write(&dump, &text).expect("written");
+    done(&["pack", &dump, &image]);
+    let (csv, svg) = (place.path("figures.csv"), place.path("plots"));
+    let told = done(&["bench", "codec", "--rounds", "1", "--csv", &csv, "--svg", &svg, &dump, &image]);
+    let told = String::from_utf8(told).expect("text");
+    for title in ["Units of 64 pages", "front", "output bandwidth", "zeros"] {
+        assert!(told.contains(title), "{title}: {told}");
+    }
+    let figures = fs::read_to_string(&csv).expect("written");
+    assert!(figures.starts_with("set,coder,level,unit_pages,ratio,compress_mb_s,decompress_mb_s\n"));
+    for row in [
+        "text,lz4,8,1,",
+        "image,zstd,-1,16,",
+        "mean,ecbc,turbo,1,",
+        "text,wkdm,,1,",
+        "mean,memcpy,,64,1.0000,",
+    ] {
+        assert!(figures.contains(row), "{row}: {figures}");
+    }
+    // An image holds the pages that the dump had: the ratios are the same.
+    let ratio = |row: &str| {
+        let line = figures.lines().find(|line| line.starts_with(row)).expect("measured");
+        line.split(',').nth(4).map(str::to_owned)
+    };
+    assert_eq!(ratio("text,ecbc,balanced,1,"), ratio("image,ecbc,balanced,1,"));
+    assert!(fs::read_to_string(format!("{svg}/codec-1.svg")).expect("drawn").contains("<svg"));
+}

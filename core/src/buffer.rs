@@ -86,7 +86,25 @@ impl BufferPool {
         let permit =
             Arc::clone(&self.shared.grains).acquire_many_owned(wanted).await.map_err(|_| too_small)?;
         self.shared.trim(0);
-        Ok(Reservation { _permit: permit })
+        Ok(Reservation { permit })
+    }
+
+    /// A slot and a reservation of `bytes` beside it, both or none: who takes them one after the
+    /// other may wait for somebody who does the same.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub async fn take_slot_and_reserve(&self, bytes: usize) -> Result<(Buffer, Reservation), BudgetTooSmall> {
+        let slot_bytes = self.shared.slot_bytes;
+        let mut reservation = self.reserve(slot_bytes.next_multiple_of(GRAIN) + bytes).await?;
+        let memory = self.shared.free_slots().pop();
+        let memory = memory.unwrap_or_else(|| vec![0; slot_bytes].into_boxed_slice());
+        let too_small = BudgetTooSmall { wanted_bytes: slot_bytes, budget_bytes: self.shared.budget_bytes };
+        let permit = reservation.permit.split(slot_bytes.div_ceil(GRAIN)).ok_or(too_small)?;
+        Ok((
+            Buffer { memory, len: 0, home: Some(Home { pool: Arc::clone(&self.shared), permit }) },
+            reservation,
+        ))
     }
 
     /// How many slots the whole budget holds.
@@ -130,7 +148,14 @@ pub struct BudgetTooSmall {
 /// A share of a [`BufferPool`]'s budget.
 #[derive(Debug)]
 pub struct Reservation {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Reservation {
+    /// How much it is, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.permit.num_permits() * GRAIN
+    }
 }
 
 struct Home {
@@ -166,6 +191,11 @@ impl Buffer {
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.memory.len(), "length {len} exceeds the capacity {}", self.memory.len());
         self.len = len;
+    }
+
+    /// Bytes of a pool's budget that it takes.
+    pub fn budget_bytes(&self) -> usize {
+        self.home.as_ref().map_or(0, |home| home.permit.num_permits() * GRAIN)
     }
 
     /// Bytes it can hold.
@@ -350,6 +380,19 @@ mod test {
         drop(reserved);
         assert!(pool.take_slot().now_or_never().is_some());
         assert!(block_on(pool.reserve(8193)).is_err());
+    }
+
+    #[test]
+    fn a_slot_and_a_reservation_come_together() {
+        let pool = BufferPool::new(12288, 8192);
+        let (slot, reserved) = block_on(pool.take_slot_and_reserve(4096)).unwrap();
+        assert_eq!((slot.capacity(), reserved.bytes()), (8192, 4096));
+        assert!(pool.reserve(1).now_or_never().is_none());
+        drop(reserved);
+        assert!(pool.take_slot().now_or_never().is_none());
+        drop(slot);
+        assert!(pool.take(12288).now_or_never().is_some());
+        assert!(block_on(pool.take_slot_and_reserve(4097)).is_err());
     }
 
     #[test]

@@ -143,6 +143,10 @@ pub trait ObjectReader: Send + Sync {
     /// Whether it has no bytes.
     fn is_empty(&self) -> bool;
 
+    /// What a request costs beside its bytes, in bytes that could be read instead: what lies
+    /// between two pages and is no longer is read with them. 0 where bytes are all that counts.
+    fn request_bytes(&self) -> usize;
+
     /// Reads exactly `len` bytes at `offset` into `buffer`, whose capacity is at least `len`.
     /// An end before that is [`StorageErrorKind::UnexpectedEnd`].
     async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError>;

@@ -52,6 +52,14 @@ impl Pfns {
         }
     }
 
+    /// The pfn of page `index`.
+    pub fn get(&self, index: usize) -> Option<u64> {
+        match self {
+            Self::Run { first, count } => (index < *count).then(|| first + index as u64),
+            Self::List(list) => list.get(index).copied(),
+        }
+    }
+
     /// The pfns in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         let (first, run, list) = match self {

@@ -2,13 +2,14 @@
 //!
 //! A template is an image whose tape format is [`TapeFormat::TEMPLATE`]. Its pages are
 //! numbered as they come; its frame begins with a key, and after each segment has a record for
-//! each page: a keyed 128-bit BLAKE3 hash, by which equal pages are found, and four features,
-//! by which similar ones are. Equal hashes are taken for equal pages: `docs/security.md` says
+//! each page: a keyed 128-bit BLAKE3 hash, by which equal pages are found, and features, by
+//! which similar ones are. Equal hashes are taken for equal pages: `docs/security.md` says
 //! why a guest cannot make use of that. Features are only hints where to look for a base.
 
+use std::cmp::Reverse;
 use std::fmt;
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::ecbc::uniform;
 use crate::format::reference::Place;
@@ -16,13 +17,19 @@ use crate::tape::TapeFormat;
 use crate::{Page, SEGMENT_PAGES};
 
 /// First bytes of a template's frame; the key follows.
-pub(crate) const MAGIC: [u8; 8] = *b"CIOTMPL1";
+pub(crate) const MAGIC: [u8; 8] = *b"CIOTMPL2";
 /// Bytes of the key.
 pub const KEY_LEN: usize = 32;
 /// Bytes of a page's record in the frame.
 pub(crate) const RECORD_LEN: usize = HASH_LEN + 4 * FEATURES;
 const HASH_LEN: usize = 16;
-const FEATURES: usize = 4;
+/// Features of the bytes as they are, and as many of the bytes without pointers: another boot
+/// has the same contents elsewhere.
+const FEATURES_A_KIND: usize = 8;
+const FEATURES: usize = 2 * FEATURES_A_KIND;
+/// What a common feature of either kind counts for, and what a similar page must have.
+const VOTES: [u32; 2] = [3, 1];
+const VOTES_MIN: u32 = 2;
 /// Bytes compared at a time to find similar pages.
 const BLOCK: usize = 64;
 /// Pages with the same feature that are looked at.
@@ -69,27 +76,42 @@ fn hash_of(key: &[u8; KEY_LEN], page: &Page) -> PageHash {
     std::array::from_fn(|i| whole[i])
 }
 
-/// The smallest hashes of the page's blocks: similar pages have some in common. `u32::MAX`
-/// stands for none.
+/// The smallest hashes of the page's blocks, of both kinds: similar pages have some in common.
+/// `u32::MAX` stands for none.
 fn features_of(page: &Page) -> [u32; FEATURES] {
-    let mut smallest = [u32::MAX; FEATURES];
-    let (blocks, _) = page.as_chunks::<BLOCK>();
+    let mut features = [u32::MAX; FEATURES];
+    let (plain, masked) = features.split_at_mut(FEATURES_A_KIND);
+    let (words, _) = page.as_chunks::<8>();
+    let (blocks, _) = words.as_chunks::<{ BLOCK / 8 }>();
     for block in blocks {
-        let (words, _) = block.as_chunks::<8>();
-        if words.iter().all(|word| *word == words[0]) {
-            continue;
+        add_feature(plain, block, 0);
+        add_feature(masked, &block.map(without_pointer), 1);
+    }
+    features
+}
+
+/// Puts the block's hash among the `smallest`, unless it is one word all over.
+fn add_feature(smallest: &mut [u32], block: &[[u8; 8]; BLOCK / 8], kind: u64) {
+    if block.iter().all(|word| *word == block[0]) {
+        return;
+    }
+    let mut feature = (xxh3_64_with_seed(block.as_flattened(), kind) >> 32) as u32;
+    for slot in smallest {
+        if feature == *slot {
+            break;
         }
-        let mut feature = (xxh3_64(block) >> 32) as u32;
-        for slot in &mut smallest {
-            if feature == *slot {
-                break;
-            }
-            if feature < *slot {
-                std::mem::swap(&mut feature, slot);
-            }
+        if feature < *slot {
+            std::mem::swap(&mut feature, slot);
         }
     }
-    smallest
+}
+
+/// Of a word that looks like an address only the place within a page, which is what stays when
+/// a program or a kernel is loaded elsewhere.
+fn without_pointer(word: [u8; 8]) -> [u8; 8] {
+    let value = u64::from_le_bytes(word);
+    let is_address = matches!(value >> 40, 0x55 | 0x56 | 0x7e | 0x7f) || value >> 47 == 0x1_ffff;
+    if is_address { (value & 0xfff | 1 << 63).to_le_bytes() } else { word }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,20 +184,20 @@ impl KnownPages {
 
     /// Where the template has a page that shares most features with this one.
     pub(crate) fn find_alike(&self, page: &Page) -> Option<Place> {
-        let mut votes: Vec<(u32, usize)> = Vec::new();
-        for feature in features_of(page).into_iter().filter(|&feature| feature != u32::MAX) {
+        let mut votes: Vec<(u32, u32)> = Vec::new();
+        for (i, feature) in features_of(page).into_iter().enumerate().filter(|(_, found)| *found != u32::MAX)
+        {
             let start = self.by_feature.partition_point(|&(known, _)| known < feature);
             let alike = self.by_feature[start..].iter().take(ALIKE_MAX);
-            for &(_, position) in alike.take_while(|&&(known, _)| known == feature) {
-                match votes.iter_mut().find(|(voted, _)| *voted == position) {
-                    Some((_, count)) => *count += 1,
-                    None => votes.push((position, 1)),
-                }
-            }
+            let alike = alike.take_while(|&&(known, _)| known == feature);
+            votes.extend(alike.map(|&(_, position)| (position, VOTES[i / FEATURES_A_KIND])));
         }
-        // The first of those with most votes, so that the same page gives the same answer.
-        let best = votes.iter().rev().max_by_key(|(_, count)| *count)?;
-        Some(place(best.0))
+        votes.sort_unstable();
+        let pages = votes.chunk_by(|one, next| one.0 == next.0);
+        let counted = pages.map(|page| (page.iter().map(|(_, count)| count).sum::<u32>(), page[0].0));
+        // Of those with most votes the first, so that the same page gives the same answer.
+        let (count, position) = counted.max_by_key(|&(count, position)| (count, Reverse(position)))?;
+        (count >= VOTES_MIN).then(|| place(position))
     }
 }
 
@@ -232,6 +254,19 @@ mod test {
         alike[100] ^= 1;
         assert_eq!(known.find(&alike), None);
         assert_eq!(known.find_alike(&alike), Some(Place::At { segment: 0, index: 20 }));
+    }
+
+    #[test]
+    fn a_page_loaded_elsewhere_is_alike() {
+        // A table of addresses into one mapping, with small numbers between.
+        let table = |base: u64| -> Page {
+            let word = |i: usize| if i.is_multiple_of(3) { base + 40 * i as u64 } else { (i * i) as u64 };
+            std::array::from_fn(|i| word(i / 8).to_le_bytes()[i % 8])
+        };
+        let known = known(&[page(1), table(0x7f12_3456_7000), page(2)], usize::MAX);
+        let elsewhere = table(0x7fab_cdef_0000);
+        assert_eq!(known.find_alike(&elsewhere), Some(Place::At { segment: 0, index: 1 }));
+        assert_eq!(known.find_alike(&page(77).map(|byte| byte.rotate_left(3))), None);
     }
 
     #[test]

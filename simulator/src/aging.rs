@@ -3,12 +3,12 @@
 //! From one night to the next a share of the pages changes, each page by itself. Of the
 //! desktops and databases that were measured over minutes, two thirds of the changed pages
 //! differed in more than 1 KiB and one third in less: so two in three become another page of
-//! the recording, and the third takes 256 bytes of one, in one place. New bytes are multiplied
-//! by an odd number, as in a private run, so that they occur nowhere else.
+//! the recording, and the third takes 256 bytes of one, in one place. New bytes are exchanged
+//! for others, as in a private run, so that they occur nowhere else.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::trace::{Trace, multiply};
+use crate::trace::Trace;
 
 /// Bytes that change in a page that is not rewritten.
 const PATCH_BYTES: usize = 256;
@@ -49,17 +49,16 @@ impl Aging {
     }
 }
 
-/// Puts recorded bytes, times an odd number, in the place of all or some of the page's.
+/// Puts recorded bytes, exchanged for others, in the place of all or some of the page's.
 #[expect(clippy::cast_possible_truncation, reason = "parts of random bits")]
 fn change(trace: &Trace, drawn: u64, page: &mut [u8]) {
     let origin = (drawn >> 32) as usize % trace.page_count();
-    let factor = (drawn as u8 % 127 + 1) * 2 + 1;
     let rewritten = !((drawn >> 8) as u8).is_multiple_of(3);
     let patch = (drawn >> 16) as usize % (page.len() / PATCH_BYTES) * PATCH_BYTES;
     let range = if rewritten { 0..page.len() } else { patch..patch + PATCH_BYTES };
     let changed = &mut page[range.clone()];
     changed.copy_from_slice(&trace.page(origin)[range]);
-    multiply(changed, factor);
+    trace.exchange(drawn as u32, drawn).apply(changed);
 }
 
 #[cfg(test)]

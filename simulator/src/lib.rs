@@ -7,6 +7,7 @@
 
 mod aging;
 mod cast;
+mod disguise;
 mod herd;
 pub mod hypervisor;
 pub mod model;

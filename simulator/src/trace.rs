@@ -9,20 +9,20 @@
 //! deduplication would see one guest. A [`SyntheticGuest`] is made from *runs* of
 //! [`RUN_PAGES`] consecutive pages of one trace, in an order drawn for each guest, so that
 //! neighbourhood inside a run stays as recorded and shares of page classes stay the trace's.
-//! A share of the runs is *private*: each of their bytes is multiplied by an odd number drawn
-//! for the run, modulo 256. That maps bytes one to one and zero to zero, so equal bytes stay
-//! equal, zero bytes stay zero, every repetition stays one and every histogram keeps its
-//! shape: such a page compresses as the recorded one does, and is equal to no other guest's
-//! page. A guest larger than its trace goes through the trace again, in another order, with
-//! every further run private, since one guest does not hold its own memory twice.
+//! A share of the runs is *private*: each of their bytes is exchanged for one that is about as
+//! frequent in the trace, in a way drawn for the guest and the run (`disguise`). Such a page
+//! compresses about as the recorded one does, and is equal to no other guest's page, unless it holds
+//! very few different bytes. A guest larger than its trace goes through the trace again, in another
+//! order, with every further run private, since one guest does not hold its own memory twice.
 
 use std::sync::Arc;
 
 use comio_core::PAGE_SIZE;
-use rand::{Rng, RngExt, SeedableRng, seq::SliceRandom};
+use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha12Rng;
 
 use crate::aging::Aging;
+use crate::disguise::{Exchange, Frequencies};
 
 /// Pages of a run: 512 KiB, the grain at which the shipped traces were recorded.
 pub const RUN_PAGES: usize = 128;
@@ -32,6 +32,7 @@ pub const RUN_PAGES: usize = 128;
 pub struct Trace {
     name: Arc<str>,
     pages: Arc<[u8]>,
+    frequencies: Arc<Frequencies>,
 }
 
 impl Trace {
@@ -43,7 +44,8 @@ impl Trace {
         if memory.is_empty() || !memory.len().is_multiple_of(PAGE_SIZE) {
             return Err(BadTrace { name: name.to_owned(), bytes: memory.len() });
         }
-        Ok(Self { name: name.into(), pages: memory.into() })
+        let frequencies = Arc::new(Frequencies::of(&memory));
+        Ok(Self { name: name.into(), pages: memory.into(), frequencies })
     }
 
     /// Its name.
@@ -65,11 +67,19 @@ impl Trace {
     pub(crate) fn page(&self, index: usize) -> &[u8] {
         &self.pages[index * PAGE_SIZE..(index + 1) * PAGE_SIZE]
     }
+
+    /// The exchange of bytes that `key` and `guest` determine.
+    pub(crate) fn exchange(&self, key: u32, guest: u64) -> Exchange {
+        self.frequencies.exchange(key, guest)
+    }
 }
 
 impl std::fmt::Debug for Trace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trace").field("name", &self.name).field("bytes", &self.pages.len()).finish()
+        f.debug_struct("Trace")
+            .field("name", &self.name)
+            .field("bytes", &self.pages.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -86,8 +96,8 @@ pub struct BadTrace {
 struct Run {
     /// First page in the trace.
     first: u32,
-    /// Every byte is multiplied by this odd number; 1 for a run as recorded.
-    factor: u8,
+    /// Determines, with the guest, how bytes are exchanged; `None` for a run as recorded.
+    key: Option<u32>,
 }
 
 /// A guest's memory: a plan over a trace, a few bytes for each run.
@@ -95,6 +105,7 @@ struct Run {
 pub struct SyntheticGuest {
     trace: Trace,
     runs: Vec<Run>,
+    number: u64,
     run_pages: usize,
     page_count: usize,
     aging: Aging,
@@ -115,15 +126,15 @@ impl SyntheticGuest {
             firsts.shuffle(&mut random);
             for &first in firsts.iter().take(wanted - runs.len()) {
                 let alike = first_pass && !random.random_bool(private);
-                let factor = if alike { 1 } else { odd_factor(&mut random) };
+                let key = if alike { None } else { Some(random.random()) };
                 // A trace is in memory: its page numbers fit 32 bits up to 16 TiB.
                 let first = u32::try_from(first).unwrap_or(u32::MAX);
-                runs.push(Run { first, factor });
+                runs.push(Run { first, key });
             }
             first_pass = false;
         }
         let aging = Aging { seed: random.random(), nights: 0, changed: 0.0 };
-        Self { trace: trace.clone(), runs, run_pages, page_count, aging }
+        Self { trace: trace.clone(), runs, number, run_pages, page_count, aging }
     }
 
     /// The same guest after `nights`, each of which changes a share (0 to 1) of its pages.
@@ -148,6 +159,14 @@ impl SyntheticGuest {
         run.first as usize + pfn % self.run_pages
     }
 
+    /// Whether page `pfn` is of a private run.
+    ///
+    /// # Panics
+    /// If `pfn` is beyond the guest.
+    pub fn is_private(&self, pfn: usize) -> bool {
+        self.runs[pfn / self.run_pages].key.is_some()
+    }
+
     /// Writes the contents of page `pfn` into `page`.
     ///
     /// # Panics
@@ -155,9 +174,8 @@ impl SyntheticGuest {
     pub fn read(&self, pfn: usize, page: &mut [u8]) {
         assert!(pfn < self.page_count, "page {pfn} of a guest of {}", self.page_count);
         page.copy_from_slice(self.trace.page(self.origin(pfn)));
-        let factor = self.runs[pfn / self.run_pages].factor;
-        if factor != 1 {
-            multiply(page, factor);
+        if let Some(key) = self.runs[pfn / self.run_pages].key {
+            self.trace.exchange(key, self.number).apply(page);
         }
         self.aging.apply(&self.trace, pfn, page);
     }
@@ -173,31 +191,11 @@ impl SyntheticGuest {
             return page == own;
         }
         let recorded = self.trace.page(self.origin(pfn));
-        match self.runs[pfn / self.run_pages].factor {
-            1 => recorded == page,
-            factor => recorded.len() == page.len() && product_is(recorded, factor, page),
+        match self.runs[pfn / self.run_pages].key {
+            None => recorded == page,
+            Some(key) => self.trace.exchange(key, self.number).gives(recorded, page),
         }
     }
-}
-
-/// Multiplies every byte.
-pub(crate) fn multiply(bytes: &mut [u8], factor: u8) {
-    for byte in bytes {
-        *byte = byte.wrapping_mul(factor);
-    }
-}
-
-/// Whether `page` is `recorded` times `factor`, in blocks so that the loop vectorises.
-fn product_is(recorded: &[u8], factor: u8, page: &[u8]) -> bool {
-    recorded.chunks(256).zip(page.chunks(256)).all(|(recorded, page)| {
-        let pairs = recorded.iter().zip(page);
-        pairs.fold(0, |differ, (&from, &to)| differ | (from.wrapping_mul(factor) ^ to)) == 0
-    })
-}
-
-/// An odd number from 3 to 255.
-fn odd_factor(random: &mut impl Rng) -> u8 {
-    random.random_range(1..=127u8) * 2 + 1
 }
 
 #[cfg(test)]
@@ -253,8 +251,7 @@ pub(crate) mod test {
         let trace = numbered_trace(256);
         let guest = SyntheticGuest::new(&trace, 1000, 0.0, 1, 1);
         let distinct: BTreeSet<_> = contents(&guest).into_iter().collect();
-        // Two of the 127 factors may coincide for a run now and then.
-        assert!(distinct.len() > 800, "{} of 1000 pages are distinct", distinct.len());
+        assert_eq!(distinct.len(), 1000);
     }
 
     #[test]

@@ -26,6 +26,9 @@ use rustix::io::Errno;
 
 use errors::Failed;
 
+/// A read call and handing it to a worker take as long as copying so many bytes.
+const REQUEST_BYTES: usize = 32 << 10;
+
 /// A directory whose files are images.
 #[derive(Clone)]
 pub struct LocalStorage {
@@ -328,6 +331,10 @@ impl ObjectReader for LocalReader {
 
     fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    fn request_bytes(&self) -> usize {
+        REQUEST_BYTES
     }
 
     async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {

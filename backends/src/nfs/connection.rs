@@ -147,9 +147,11 @@ where
         end = send(write, &mut queue, &waiting, &moves) => end.err().map(CallError::from),
         () = watch(&waiting, &moves) => Some(CallError::Lost("no answer within the time limit".to_owned())),
     };
+    // When the callers are gone nobody would listen, whoever went first: a server that is stopped
+    // behind its last caller is not in trouble.
+    let deserted = queue.is_closed() && queue.is_empty() && waiting.lock().is_empty();
     queue.close();
-    // Without an error the callers are gone, and with them everybody who would listen.
-    let Some(error) = end else { return };
+    let Some(error) = end.filter(|_| !deserted) else { return };
     status.failed(&error.to_string());
     let pending = std::mem::take(&mut *waiting.lock());
     for (_, pending) in pending {
@@ -369,3 +371,22 @@ async fn receive_data<R: AsyncRead + Unpin>(
 }
 
 const _: () = assert!(MARK_BYTES == 4 && READ_HEAD_BYTES_MAX > 28 + 400 + 104);
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_stops_behind_its_last_caller_is_not_in_trouble() {
+        let status = Arc::new(Status::new("server".into()));
+        for (stays, trouble) in [(false, false), (true, true)] {
+            let (near, far) = tokio::io::duplex(64);
+            let (calls, queue) = mpsc::channel(1);
+            let calls = stays.then_some(calls);
+            drop(far);
+            own(near, queue, Arc::clone(&status)).await;
+            assert_eq!(status.is_troubled(), trouble);
+            drop(calls);
+        }
+    }
+}

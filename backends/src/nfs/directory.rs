@@ -6,14 +6,24 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use comio_core::storage::{ObjectInfo, StorageError, StorageErrorKind, is_temporary_name};
+use comio_core::storage::{
+    CreateOptions, ObjectInfo, StorageError, StorageErrorKind, is_temporary_name, temporary_name,
+};
 use nfs3_types::nfs3::{cookieverf3, fattr3, ftype3, nfs_fh3, nfsstat3};
 
 use super::calls::{Entry, Found};
 use super::errors::Trouble;
 use super::server::Server;
+use super::time::sleep;
 use super::xdr::Malformed;
+
+/// The number in the temporary name that is a claim to the name itself.
+const CLAIM: u64 = u64::MAX;
+/// A claim is held for two calls: after five seconds its owner is taken for dead.
+const CLAIM_PAUSE: Duration = Duration::from_millis(50);
+const CLAIM_PAUSES_MAX: u32 = 100;
 
 /// A directory on a server.
 #[derive(Debug)]
@@ -120,12 +130,12 @@ impl Directory {
         file: &nfs_fh3,
         temporary: &str,
         name: &str,
-        replace: bool,
+        options: &CreateOptions,
     ) -> Result<(), StorageError> {
-        let published = if replace {
+        let published = if options.replace {
             self.rename(file, temporary, name).await
         } else {
-            self.link_and_remove(file, temporary, name).await
+            self.link_and_remove(file, temporary, name, options.unique).await
         };
         published.map_err(|trouble| self.error(trouble, "publish", name))
     }
@@ -140,12 +150,18 @@ impl Directory {
         }
     }
 
-    async fn link_and_remove(&self, file: &nfs_fh3, temporary: &str, name: &str) -> Result<(), Trouble> {
+    async fn link_and_remove(
+        &self,
+        file: &nfs_fh3,
+        temporary: &str,
+        name: &str,
+        unique: u64,
+    ) -> Result<(), Trouble> {
         let linked = self.server.link(file, &self.handle, name).await;
         match linked.result {
             Ok(()) => {}
             Err(trouble) if trouble.is_not_implemented() => {
-                return self.rename_if_free(file, temporary, name).await;
+                return self.rename_if_free(file, temporary, name, unique).await;
             }
             Err(trouble) if linked.repeated && trouble.is(nfsstat3::NFS3ERR_EXIST) => {
                 if !self.is_file(name, file).await? {
@@ -161,12 +177,52 @@ impl Directory {
         Ok(())
     }
 
-    /// For servers without hard links: somebody who takes the name between the two calls is
-    /// replaced.
-    async fn rename_if_free(&self, file: &nfs_fh3, temporary: &str, name: &str) -> Result<(), Trouble> {
-        match self.find(name).await? {
-            Some(_) => Err(Trouble::Status(nfsstat3::NFS3ERR_EXIST)),
-            None => self.rename(file, temporary, name).await,
+    /// For servers without hard links: only who holds the name's claim looks whether the name is
+    /// free, and takes it.
+    async fn rename_if_free(
+        &self,
+        file: &nfs_fh3,
+        temporary: &str,
+        name: &str,
+        unique: u64,
+    ) -> Result<(), Trouble> {
+        let claim = temporary_name(name, CLAIM);
+        let mut pauses = 0;
+        while !self.try_claim(&claim, unique).await? {
+            if self.find(name).await?.is_some() {
+                return Err(Trouble::Status(nfsstat3::NFS3ERR_EXIST));
+            }
+            if pauses == CLAIM_PAUSES_MAX {
+                return Err(Trouble::Claimed(claim));
+            }
+            pauses += 1;
+            sleep(CLAIM_PAUSE).await;
+        }
+        let renamed = match self.find(name).await {
+            Ok(Some(_)) => Err(Trouble::Status(nfsstat3::NFS3ERR_EXIST)),
+            Ok(None) => self.rename(file, temporary, name).await,
+            Err(trouble) => Err(trouble),
+        };
+        // The name is given or not, whatever comes of the claim: it is a leftover, no more.
+        if let Err(trouble) = self.try_remove(&claim).await {
+            tracing::warn!(%trouble, claim, "a claim to a name is left over");
+        }
+        renamed
+    }
+
+    /// Whether the claim is ours now. Without exclusive creates, one whose answer was lost is
+    /// taken for somebody else's.
+    async fn try_claim(&self, claim: &str, unique: u64) -> Result<bool, Trouble> {
+        let claimed = match self.server.create_exclusive(&self.handle, claim, unique).await {
+            Err(trouble) if trouble.is_not_implemented() => {
+                self.server.create_guarded(&self.handle, claim).await.result
+            }
+            result => result,
+        };
+        match claimed {
+            Ok(_) => Ok(true),
+            Err(trouble) if trouble.is(nfsstat3::NFS3ERR_EXIST) => Ok(false),
+            Err(trouble) => Err(trouble),
         }
     }
 

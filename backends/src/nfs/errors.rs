@@ -12,6 +12,9 @@ use super::xdr::Malformed;
 pub(super) enum Trouble {
     #[error("{0}")]
     Status(nfsstat3),
+    /// Somebody is giving an image the name, or died while doing so.
+    #[error("the name is claimed by {0}")]
+    Claimed(String),
     #[error(transparent)]
     Server(#[from] ServerError),
 }
@@ -40,6 +43,13 @@ impl Trouble {
     pub(super) fn into_error(self, action: &'static str, target: &str, who: &str) -> StorageError {
         let (kind, problem) = match &self {
             Self::Status(status) => status_meaning(*status, who),
+            Self::Claimed(claim) => (
+                Kind::AlreadyExists,
+                format!(
+                    "another comio is just taking the name; if none is, one died there: `comio clean` \
+                     removes its {claim}"
+                ),
+            ),
             Self::Server(error) => (server_kind(error), error.to_string()),
         };
         StorageError::new(kind, action, target, problem).with_source(self)

@@ -198,7 +198,7 @@ impl Storage for NfsStorage {
         }
         let temporary = temporary_name(name, options.unique);
         let file = directory.create(&temporary, options.unique).await?;
-        Ok(Box::new(NfsWriter::new(Arc::clone(directory), file, name, temporary, &options)))
+        Ok(Box::new(NfsWriter::new(Arc::clone(directory), file, name, temporary, options)))
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn ObjectReader>, StorageError> {

@@ -81,6 +81,11 @@ impl Status {
         *trouble = Some(why.to_owned());
     }
 
+    #[cfg(test)]
+    pub(super) fn is_troubled(&self) -> bool {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Why there is no connection, as far as that is known.
     pub(super) fn last_trouble(&self) -> String {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use comio_core::buffer::{Buffer, Payload};
-use comio_core::storage::{ObjectWriter, StorageError, StorageErrorKind};
+use comio_core::storage::{CreateOptions, ObjectWriter, StorageError, StorageErrorKind};
 use futures::future::{join_all, try_join_all};
 use nfs3_types::nfs3::nfs_fh3;
 use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore};
@@ -29,7 +29,7 @@ pub(super) struct NfsWriter {
     file: nfs_fh3,
     name: String,
     temporary: String,
-    replace: bool,
+    options: CreateOptions,
     /// Parts that this image has under way or waiting at the server's gate: every image has
     /// the same number of places in that queue, so none starves another.
     window: Semaphore,
@@ -52,7 +52,7 @@ impl NfsWriter {
         file: nfs_fh3,
         name: &str,
         temporary: String,
-        options: &comio_core::storage::CreateOptions,
+        options: CreateOptions,
     ) -> Self {
         let room_grains = (options.held_bytes_max / GRAIN).clamp(1, u32::MAX as usize >> 1);
         Self {
@@ -61,7 +61,7 @@ impl NfsWriter {
             file,
             name: name.to_owned(),
             temporary,
-            replace: options.replace,
+            options,
             room: Arc::new(Semaphore::new(room_grains)),
             room_grains,
             held: Mutex::default(),
@@ -255,7 +255,7 @@ impl ObjectWriter for NfsWriter {
     }
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
-        let published = self.directory.publish(&self.file, &self.temporary, &self.name, self.replace).await;
+        let published = self.directory.publish(&self.file, &self.temporary, &self.name, &self.options).await;
         if published.is_err() {
             // The writer is gone with this call: nobody else would clean up. What could not be
             // removed is a leftover.

@@ -73,6 +73,12 @@ pub async fn open_source(
     })
 }
 
+/// The first `page_count` pages of `file` as a flat dump.
+pub(crate) fn flat_file(file: &Arc<File>, page_count: u64, pool: &Arc<WorkerPool>) -> Box<dyn GuestReader> {
+    let name = "the guest's memory".to_owned();
+    Box::new(raw::file_reader(Arc::clone(file), page_count * PAGE_SIZE as u64, name, pool))
+}
+
 /// Begins the tape at `path`, or on standard output for `-`.
 ///
 /// A regular file appears under its name only when it is complete, with access for its owner

@@ -221,7 +221,7 @@ impl Hypervisor for Toolstack {
             return Err(refused("save", &domain, &format!("it does not run (state {})", domain.state)));
         }
         let entry = self.entry(Some(domain.id), &domain.uuid, &domain.name)?;
-        saving::begin(self, domain, entry).await
+        saving::begin(self, domain, entry)
     }
 
     async fn begin_restore(

@@ -20,14 +20,14 @@ use crate::tape;
 ///
 /// # Errors
 /// [`HypervisorError`].
-pub(super) async fn begin(
+pub(super) fn begin(
     toolstack: &Toolstack,
     domain: Domain,
     mut entry: Entry,
 ) -> Result<Box<dyn HeldGuest>, HypervisorError> {
     toolstack.claim(&entry, "save")?;
     toolstack.stands_still(true);
-    let stream = match start(toolstack, &domain, &mut entry).await {
+    let stream = match start(toolstack, &domain, &mut entry) {
         Ok(stream) => stream,
         Err(error) => {
             // xl never ran.
@@ -38,20 +38,13 @@ pub(super) async fn begin(
     Ok(Box::new(Held { toolstack: toolstack.clone(), domain, stream }))
 }
 
-async fn start(
-    toolstack: &Toolstack,
-    domain: &Domain,
-    entry: &mut Entry,
-) -> Result<SaveStream, HypervisorError> {
+fn start(toolstack: &Toolstack, domain: &Domain, entry: &mut Entry) -> Result<SaveStream, HypervisorError> {
     let (id, target) = (domain.id.to_string(), "/dev/stdout");
     let mut xl = toolstack.xl.start(["save", "-p", &id, target], Stdio::null(), Stdio::piped())?;
     entry.xl = xl.child.id().and_then(Process::of);
     let noted = toolstack.note(entry);
-    let pipe = xl.child.stdout.take().map(|pipe| pipe.into_owned_fd());
-    let pipe: OwnedFd = match pipe {
-        Some(Ok(pipe)) => pipe,
-        _ => return Err(refused("save", domain, "no pipe to xl")),
-    };
+    let pipe = xl.child.stdout.take().and_then(|pipe| pipe.into_owned_fd().ok());
+    let pipe: OwnedFd = pipe.ok_or_else(|| refused("save", domain, "no pipe to xl"))?;
     let tape = tape::read_xl_pipe(File::from(pipe), format!("xl save of {}", domain.name));
     // From here on xl runs: whatever fails, `resume` must see it to its end.
     Ok(SaveStream {
@@ -107,11 +100,11 @@ impl SaveStream {
             return error;
         }
         match self.xl.end().await {
-            Ok(status) if !status.success() => {
+            Ok(status) => {
                 let words = self.xl.last_words();
-                self.failed(format!("xl failed ({status}): {words}"))
+                self.failed(format!("xl stopped early ({status}): {words}"))
             }
-            _ => error,
+            Err(_) => error,
         }
     }
 }

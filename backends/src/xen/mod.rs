@@ -10,6 +10,8 @@
 //! files; [`crate::tape`] runs them on the worker pool.
 
 mod config;
+#[cfg(feature = "xen")]
+pub mod control;
 mod format;
 mod frame;
 mod input;

@@ -62,6 +62,7 @@ pub(crate) struct Checkpoint {
     pub(crate) image: String,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
     /// Leave the guest paused.

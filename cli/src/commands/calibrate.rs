@@ -22,7 +22,7 @@ pub(super) async fn run(args: &Calibrate) -> anyhow::Result<Exit> {
     let mut watch = None;
     for path in &args.traces {
         let (directory, name) = trace_at(path)?;
-        let world = RealWorld::new(directory);
+        let world = RealWorld::new(directory.clone(), directory);
         traces.extend(load_traces([&name], &world, &compute).await?.into_values());
         watch = Some(world);
     }

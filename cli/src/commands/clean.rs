@@ -1,4 +1,6 @@
-//! `comio clean`: what crashed saves left behind.
+//! `comio clean`: what crashed saves left behind, and marks of images that are gone.
+
+use comio_core::engine;
 
 use crate::args::{Clean, Resources};
 use crate::exit::Exit;
@@ -8,7 +10,8 @@ use crate::session::Session;
 pub(super) async fn run(args: Clean) -> anyhow::Result<Exit> {
     let session = Session::new(&Resources { workers: None, memory: None })?;
     let storage = session.directory(&args.directory).await?;
-    for leftover in storage.leftovers().await? {
+    let orphaned = engine::orphaned_marks(&*storage).await?;
+    for leftover in storage.leftovers().await?.into_iter().chain(orphaned) {
         if !args.dry_run {
             storage.remove(&leftover.name).await?;
         }

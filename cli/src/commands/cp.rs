@@ -1,11 +1,12 @@
 //! `comio cp`: an image copied between storages.
 
 use comio_core::engine::{self, EngineError, Image};
+use comio_core::format::ImageUuid;
 
+use crate::ancestors;
 use crate::args::Cp;
 use crate::exit::Exit;
 use crate::location::Location;
-use crate::marks;
 use crate::session::{Session, save_options};
 
 pub(super) async fn run(args: Cp) -> anyhow::Result<Exit> {
@@ -15,20 +16,37 @@ pub(super) async fn run(args: Cp) -> anyhow::Result<Exit> {
     if args.target.ends_with('/') {
         to = Location { storage: session.directory(&args.target).await?, name: from.name.clone() };
     }
+    if !args.no_clobber {
+        ancestors::refuse_to_replace_needed_by_copy(&to, &from).await?;
+    }
     let source = from.storage.open(&from.name).await.map_err(EngineError::from)?;
+    let uuid = uuid_of(&from).await?;
     let options = save_options(!args.no_clobber);
+    copy_mark(&from, &to, uuid).await?;
     let copying =
         engine::copy(&session.engine, &*source, &*to.storage, &to.name, &options, &session.progress);
     session.run("copying", copying).await?;
-    copy_mark(&from, &to).await?;
+    // Somebody may have restored it meanwhile.
+    copy_mark(&from, &to, uuid).await?;
     Ok(Exit::Done)
 }
 
-/// A copy of an image whose guest lives on is one, too.
-async fn copy_mark(from: &Location, to: &Location) -> anyhow::Result<()> {
-    let uuid = Image::open(to.storage.open(&to.name).await?).await?.superblock().uuid;
-    if let Some(mark) = engine::consumed(&*from.storage, &uuid).await? {
-        marks::put(&*to.storage, &mark, true).await?;
+/// The uuid of an image; none of a damaged one, which nobody can restore.
+async fn uuid_of(from: &Location) -> Result<Option<ImageUuid>, EngineError> {
+    match Image::open(from.storage.open(&from.name).await?).await {
+        Ok(image) => Ok(Some(image.superblock().uuid)),
+        Err(EngineError::Format(_)) => Ok(None),
+        Err(error) => Err(error),
     }
-    Ok(())
+}
+
+/// A copy of an image that must not be restored is another; one that is marked already stays so.
+async fn copy_mark(from: &Location, to: &Location, uuid: Option<ImageUuid>) -> anyhow::Result<()> {
+    let Some(uuid) = uuid else { return Ok(()) };
+    let Some(mark) = engine::consumed(&*from.storage, &uuid).await? else { return Ok(()) };
+    let (unique, _) = uuid::Uuid::new_v4().as_u64_pair();
+    match engine::consume(&*to.storage, &to.name, &mark, false, unique).await {
+        Err(EngineError::AlreadyConsumed(..)) => Ok(()),
+        marked => Ok(marked?),
+    }
 }

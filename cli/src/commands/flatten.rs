@@ -19,7 +19,7 @@ pub(super) async fn run(args: Flatten) -> anyhow::Result<Exit> {
     let options = save_options(!args.no_clobber);
     let flattening =
         engine::flatten(&session.engine, &image, &*to.storage, &to.name, &options, &session.progress);
-    let report = Report::from(session.run("flattening", flattening).await?);
+    let report = Report::from(session.run("flattening", Box::pin(flattening)).await?);
     if args.json {
         output::json(&report)?;
     } else {

@@ -33,7 +33,8 @@ const SUFFIX: &str = ".comio";
 #[derive(Serialize)]
 struct Outcome<T> {
     name: String,
-    outcome: &'static str,
+    #[serde(rename = "outcome")]
+    fate: &'static str,
     #[serde(flatten)]
     report: Option<T>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,13 +55,13 @@ impl<T> Outcome<T> {
     fn of(name: &str, done: &'static str, result: anyhow::Result<T>) -> Self {
         let name = name.to_owned();
         match result {
-            Ok(report) => Self { name, outcome: done, report: Some(report), trouble: None },
-            Err(error) => Self { name, outcome: "failed", report: None, trouble: Some(format!("{error:#}")) },
+            Ok(report) => Self { name, fate: done, report: Some(report), trouble: None },
+            Err(error) => Self { name, fate: "failed", report: None, trouble: Some(format!("{error:#}")) },
         }
     }
 
-    fn without(name: &str, outcome: &'static str) -> Self {
-        Self { name: name.to_owned(), outcome, report: None, trouble: None }
+    fn without(name: &str, fate: &'static str) -> Self {
+        Self { name: name.to_owned(), fate, report: None, trouble: None }
     }
 }
 
@@ -93,10 +94,7 @@ pub(super) async fn save_all(args: Save) -> anyhow::Result<Exit> {
     let mut guests = unless_signalled(&signalled, saving, stop).await?;
     let signalled = signalled.into_inner();
     if signalled {
-        guests
-            .iter_mut()
-            .filter(|guest| guest.outcome == "deadline")
-            .for_each(|guest| guest.outcome = "stopped");
+        guests.iter_mut().filter(|guest| guest.fate == "deadline").for_each(|guest| guest.fate = "stopped");
     }
     if over.into_inner() && !signalled && config.on_deadline == OnDeadline::Shutdown {
         shut_down_the_rest(&xl, &chosen, &mut guests).await;
@@ -121,7 +119,7 @@ async fn save_one(
     };
     let mut outcome = Outcome::of(&domain.name, "saved", saved.await);
     if over.load(Ordering::Acquire) && outcome.report.is_none() {
-        outcome.outcome = "deadline";
+        outcome.fate = "deadline";
     }
     tell(&outcome);
     outcome
@@ -165,7 +163,7 @@ async fn until<T>(deadline: Option<Duration>, all: impl Future<Output = T>, stop
 #[expect(clippy::disallowed_methods, reason = "waiting for guests")]
 async fn shut_down_the_rest(xl: &Xl, domains: &[Domain], guests: &mut [Outcome<Saved>]) {
     let late = |guests: &[Outcome<Saved>], domain: &Domain| {
-        guests.iter().any(|guest| guest.outcome == "deadline" && guest.name == domain.name)
+        guests.iter().any(|guest| guest.fate == "deadline" && guest.name == domain.name)
     };
     let mut waiting: Vec<&Domain> = domains.iter().filter(|domain| late(guests, domain)).collect();
     for domain in &waiting {
@@ -180,9 +178,9 @@ async fn shut_down_the_rest(xl: &Xl, domains: &[Domain], guests: &mut [Outcome<S
         waiting.retain(|domain| there.iter().any(|other| other.uuid == domain.uuid));
     }
     let still: BTreeSet<&str> = waiting.iter().map(|domain| domain.name.as_str()).collect();
-    for guest in guests.iter_mut().filter(|guest| guest.outcome == "deadline") {
+    for guest in guests.iter_mut().filter(|guest| guest.fate == "deadline") {
         if !still.contains(guest.name.as_str()) {
-            guest.outcome = "shut-down";
+            guest.fate = "shut-down";
         }
     }
 }
@@ -223,10 +221,10 @@ async fn restore_one(
     let restored = async { restore::restore(session, args, &within(directory, name)?).await };
     let restored = restored.await;
     let used = restored.as_ref().err().and_then(|error| error.downcast_ref::<EngineError>());
-    let used = matches!(used, Some(EngineError::Consumed(_)));
+    let used = matches!(used, Some(EngineError::AlreadyConsumed(..)));
     let mut outcome = Outcome::of(name, "restored", restored);
     if used {
-        outcome.outcome = "consumed";
+        outcome.fate = "consumed";
     }
     tell(&outcome);
     outcome
@@ -234,7 +232,7 @@ async fn restore_one(
 
 fn tell<T>(outcome: &Outcome<T>) {
     let trouble = outcome.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
-    output::say(&format!("{} {}{trouble}", outcome.name, outcome.outcome));
+    output::say(&format!("{} {}{trouble}", outcome.name, outcome.fate));
 }
 
 fn finish<T: Serialize>(
@@ -245,7 +243,7 @@ fn finish<T: Serialize>(
 ) -> anyhow::Result<Exit> {
     let count = |test: &dyn Fn(&Outcome<T>) -> bool| guests.iter().filter(|guest| test(guest)).count();
     let done = count(&|guest| guest.report.is_some());
-    let left_out = count(&|guest| matches!(guest.outcome, "excluded" | "consumed"));
+    let left_out = count(&|guest| matches!(guest.fate, "excluded" | "consumed"));
     let failed = guests.len() - done - left_out;
     let summary = Summary { done, failed, left_out, seconds: took.as_secs_f64(), guests };
     if json {

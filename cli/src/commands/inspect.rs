@@ -2,7 +2,7 @@
 
 use comio_backends::xen;
 use comio_core::ecbc::Tag;
-use comio_core::engine::{EngineError, Image};
+use comio_core::engine::{self, Consumed, EngineError, Image};
 use comio_core::format::BLOCK;
 use comio_core::format::entry::tag;
 use comio_core::format::frame::{FrameItem, items};
@@ -10,7 +10,7 @@ use comio_core::format::segment::HEADER_LEN;
 use comio_core::tape::TapeFormat;
 use serde::Serialize;
 
-use super::share;
+use super::{Used, share};
 use crate::args::{Inspect, Resources};
 use crate::exit::Exit;
 use crate::output;
@@ -24,6 +24,9 @@ struct Report {
     format_version: u32,
     tape: &'static str,
     incomplete: bool,
+    /// Why it must not be restored (again).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumed: Option<Used>,
     pages: u64,
     guest_bytes: u64,
     image_bytes: u64,
@@ -62,10 +65,10 @@ struct AncestorReport {
 }
 
 #[derive(Serialize)]
-struct Class {
-    name: &'static str,
-    pages: u64,
-    bytes: u64,
+pub(super) struct Class {
+    pub(super) name: &'static str,
+    pub(super) pages: u64,
+    pub(super) bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -94,7 +97,8 @@ pub(super) async fn run(args: Inspect) -> anyhow::Result<Exit> {
         Err(error) if error.is_damage() => (error.to_string(), Vec::new()),
         Err(error) => return Err(error.into()),
     };
-    let report = report(&image, frame_check, frame_records);
+    let consumed = engine::consumed(&*from.storage, &image.superblock().uuid).await?;
+    let report = report(&image, consumed, frame_check, frame_records);
     if args.json {
         output::json(&report)?;
     } else {
@@ -130,7 +134,12 @@ async fn frame_records(image: &Image) -> Result<Vec<Record>, EngineError> {
         .collect())
 }
 
-fn report(image: &Image, frame_check: String, frame_records: Vec<Record>) -> Report {
+fn report(
+    image: &Image,
+    consumed: Option<Consumed>,
+    frame_check: String,
+    frame_records: Vec<Record>,
+) -> Report {
     let (superblock, footer) = (image.superblock(), image.footer());
     let totals = &footer.totals;
     let guest_bytes = totals.pages * comio_core::PAGE_SIZE as u64;
@@ -145,6 +154,7 @@ fn report(image: &Image, frame_check: String, frame_records: Vec<Record>) -> Rep
         format_version: comio_core::format::superblock::VERSION,
         tape: tape_name(superblock.tape_format),
         incomplete: footer.incomplete,
+        consumed: consumed.map(Used::from),
         pages: totals.pages,
         guest_bytes,
         image_bytes: image.len(),
@@ -179,7 +189,8 @@ fn ancestors(image: &Image) -> Vec<AncestorReport> {
     .collect()
 }
 
-fn classes(image: &Image) -> Vec<Class> {
+/// How many pages of `image` are of which class.
+pub(super) fn classes(image: &Image) -> Vec<Class> {
     let tally = &image.footer().totals.tally;
     let rows = (0u8..).zip(tally.pages.iter().zip(tally.bytes)).filter(|(_, (pages, _))| **pages > 0);
     rows.map(|(tag, (&pages, bytes))| Class { name: class_name(tag), pages, bytes }).collect()
@@ -198,7 +209,7 @@ fn class_name(number: u8) -> &'static str {
     }
 }
 
-fn tape_name(format: TapeFormat) -> &'static str {
+pub(super) fn tape_name(format: TapeFormat) -> &'static str {
     match format {
         TapeFormat::RAW => "raw",
         TapeFormat::XEN_XL => "xl",
@@ -227,6 +238,9 @@ fn text(report: &Report) -> String {
     line("frame", format!("{} bytes, {} in the image", report.frame_bytes, report.frame_stored_bytes));
     if report.incomplete {
         line("incomplete", "recovered from a damaged image".to_owned());
+    }
+    if let Some(used) = &report.consumed {
+        line("consumed", used.text.clone());
     }
     for class in &report.classes {
         line(class.name, format!("{:>10} pages {:>12} bytes", class.pages, class.bytes));

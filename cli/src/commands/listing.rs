@@ -7,7 +7,7 @@ use comio_core::format::ancestor::Role;
 use comio_core::storage::{ObjectInfo, Storage};
 use serde::Serialize;
 
-use super::share;
+use super::{Used, share};
 use crate::args::{Ls, Resources};
 use crate::exit::Exit;
 use crate::output;
@@ -28,9 +28,9 @@ struct Summary {
     guest_bytes: u64,
     ratio: f64,
     incomplete: bool,
-    /// Why it must not be restored (again), if so.
+    /// Why it must not be restored (again).
     #[serde(skip_serializing_if = "Option::is_none")]
-    used: Option<&'static str>,
+    consumed: Option<Used>,
     /// The images that pages of it are kept in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rests_on: Vec<RestsOn>,
@@ -54,7 +54,7 @@ pub(super) async fn run(args: Ls) -> anyhow::Result<Exit> {
     objects.sort_by(|a, b| a.name.cmp(&b.name));
     let mut listed = Vec::new();
     for object in objects {
-        listed.push(look_into(&*storage, object).await);
+        listed.push(look_into(&*storage, object).await?);
     }
     note_who_is_here(&mut listed);
     if args.json {
@@ -66,16 +66,15 @@ pub(super) async fn run(args: Ls) -> anyhow::Result<Exit> {
 }
 
 /// Files that are no images are listed as such: somebody keeps them there.
-async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> Listed {
+async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> anyhow::Result<Listed> {
     let image = match storage.open(&object.name).await {
         Ok(reader) => Image::open(reader).await.ok(),
         Err(_) => None,
     };
-    let mut used = None;
-    if let Some(image) = &image {
-        let mark = engine::consumed(storage, &image.superblock().uuid).await;
-        used = mark.unwrap_or(None).map(|mark| mark.why.word());
-    }
+    let consumed = match &image {
+        Some(image) => engine::consumed(storage, &image.superblock().uuid).await?,
+        None => None,
+    };
     let summary = image.map(|image| {
         let guest_bytes = image.footer().totals.pages * comio_core::PAGE_SIZE as u64;
         Summary {
@@ -84,11 +83,11 @@ async fn look_into(storage: &dyn Storage, object: ObjectInfo) -> Listed {
             guest_bytes,
             ratio: share(guest_bytes, image.len()),
             incomplete: image.footer().incomplete,
-            used,
+            consumed: consumed.map(Used::from),
             rests_on: rests_on(&image),
         }
     });
-    Listed { name: object.name, bytes: object.len, image: summary }
+    Ok(Listed { name: object.name, bytes: object.len, image: summary })
 }
 
 fn rests_on(image: &Image) -> Vec<RestsOn> {
@@ -160,13 +159,14 @@ fn table(listed: &[Listed]) -> String {
     text
 }
 
-/// What an image rests on, for people; what is not here is said to be elsewhere.
+/// What an image rests on and whether it was used, for people; what is not here is said to be elsewhere.
 fn stems(row: &Listed) -> String {
     let rests_on = row.image.iter().flat_map(|image| &image.rests_on);
-    let used = row.image.as_ref().and_then(|image| image.used).map(|why| format!("[{why}]"));
     let words = rests_on.map(|ancestor| {
         let elsewhere = if ancestor.here { "" } else { " (not here)" };
         format!("{} {}{elsewhere}", ancestor.role, ancestor.name)
     });
+    let used = row.image.iter().filter_map(|image| image.consumed.as_ref());
+    let used = used.map(|used| format!("[{}]", used.why));
     words.chain(used).collect::<Vec<_>>().join(", ")
 }

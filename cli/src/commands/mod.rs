@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod bench;
 mod calibrate;
 mod clean;
 mod cp;
@@ -11,6 +12,7 @@ mod list;
 mod listing;
 mod manual;
 mod pack;
+mod record;
 mod recover;
 mod recover_image;
 mod report;
@@ -19,11 +21,33 @@ mod rm;
 mod save;
 mod scenario;
 mod template;
+mod trace;
 mod unpack;
 mod verify;
 
-use crate::args::Command;
+use comio_core::engine::Consumed;
+use serde::Serialize;
+
+use crate::args::{Bench, Command};
 use crate::exit::Exit;
+
+/// Why an image must not be restored (again), in reports.
+#[derive(Serialize)]
+struct Used {
+    why: &'static str,
+    host: String,
+    unix_seconds: u64,
+    /// All of it, for people.
+    #[serde(skip)]
+    text: String,
+}
+
+impl From<Consumed> for Used {
+    fn from(mark: Consumed) -> Self {
+        let text = mark.to_string();
+        Self { why: mark.why.word(), host: mark.host, unix_seconds: mark.unix_seconds, text }
+    }
+}
 
 /// Runs a command.
 pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
@@ -46,7 +70,10 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Cp(args) => cp::run(args).await,
         Command::Clean(args) => clean::run(args).await,
         Command::Scenario(args) => scenario::run(args).await,
+        Command::Record(args) => record::run(args).await,
+        Command::Trace(args) => trace::run(args).await,
         Command::Report(args) => report::run(&args),
+        Command::Bench(Bench::Codec(args)) => bench::run(&args).await,
         Command::Calibrate(args) => calibrate::run(&args).await,
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { output } => manual::pages(output.as_deref()),

@@ -179,7 +179,7 @@ async fn mark_ran_on(session: &Session, entry: &Entry, image: &Made) -> anyhow::
     }
     let location = session.image(&entry.image).await?;
     let mark = marks::mark(image_uuid(entry)?, ConsumedBy::RanOn);
-    Ok(marks::put(&*location.storage, &mark, true).await?)
+    Ok(marks::put(&location, &mark, true).await?)
 }
 
 /// The guest was never restored here, so its image can be. A mark that another host has made

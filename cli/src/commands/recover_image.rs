@@ -3,6 +3,7 @@
 use comio_core::engine::{self, EngineError};
 use serde::Serialize;
 
+use crate::ancestors;
 use crate::args::RecoverImage;
 use crate::exit::Exit;
 use crate::output;
@@ -21,6 +22,9 @@ pub(super) async fn run(args: RecoverImage) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
     let from = session.image(&args.damaged).await?;
     let to = session.image(&args.out).await?;
+    if !args.no_clobber {
+        ancestors::refuse_to_replace_needed(&to).await?;
+    }
     let damaged = from.storage.open(&from.name).await.map_err(EngineError::from)?;
     let recovering = engine::recover(
         &session.engine,

@@ -71,7 +71,7 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     let uuid = image.superblock().uuid;
     let before = engine::consumed(&*location.storage, &uuid).await?;
     let mark = marks::mark(uuid, ConsumedBy::Restored);
-    marks::put(&*location.storage, &mark, args.force).await?;
+    marks::put(&location, &mark, args.force).await?;
     let restoring = engine::restore_guest(
         &session.engine,
         &*location.storage,
@@ -84,7 +84,7 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         Ok(report) => report,
         Err(error) => {
             let unmarked = match before {
-                Some(before) => marks::put(&*location.storage, &before, true).await,
+                Some(before) => marks::put(&location, &before, true).await,
                 None => engine::unconsume(&*location.storage, &uuid).await,
             };
             if let Err(problem) = unmarked {

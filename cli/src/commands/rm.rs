@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::bail;
 use comio_core::engine::{self, Image};
+use comio_core::format::ImageUuid;
+use comio_core::storage::Storage;
 
 use crate::ancestors;
 use crate::args::{Resources, Rm};
@@ -26,17 +28,27 @@ pub(super) async fn run(args: Rm) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Removes an image, and then its mark, which nothing else needs.
+/// Removes an image, and then its mark, unless a copy of the image stays.
 async fn remove(location: &Location) -> anyhow::Result<()> {
-    let mut uuid = None;
-    if let Ok(reader) = location.storage.open(&location.name).await {
-        uuid = Image::open(reader).await.ok().map(|image| image.superblock().uuid);
+    let storage = &*location.storage;
+    let uuid = uuid_of(storage, &location.name).await;
+    storage.remove(&location.name).await?;
+    let Some(uuid) = uuid else { return Ok(()) };
+    if engine::consumed(storage, &uuid).await?.is_none() {
+        return Ok(());
     }
-    location.storage.remove(&location.name).await?;
-    if let Some(uuid) = uuid {
-        engine::unconsume(&*location.storage, &uuid).await?;
+    for object in storage.list().await? {
+        if uuid_of(storage, &object.name).await == Some(uuid) {
+            return Ok(());
+        }
     }
-    Ok(())
+    Ok(engine::unconsume(storage, &uuid).await?)
+}
+
+/// The uuid of the image `name`, if it is one.
+async fn uuid_of(storage: &dyn Storage, name: &str) -> Option<ImageUuid> {
+    let image = Image::open(storage.open(name).await.ok()?).await.ok()?;
+    Some(image.superblock().uuid)
 }
 
 /// Refuses if an image that stays rests on one that goes. All are looked at before any goes.

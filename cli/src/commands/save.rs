@@ -95,7 +95,7 @@ pub(super) async fn save(
     let toolstack = Toolstack::new(Xl::new(xen.xl.clone()), open_journal(&xen.state_dir)?, plan);
     let ran_on = (operation != Operation::Save).then(|| marks::mark(options.uuid, ConsumedBy::RanOn));
     let started = now();
-    let saving = engine::save_guest_upon(
+    let saving = Box::pin(engine::save_guest_upon(
         &session.engine,
         foundation.as_ref(),
         &toolstack,
@@ -105,7 +105,7 @@ pub(super) async fn save(
         &options,
         ran_on.as_ref(),
         &session.progress,
-    );
+    ));
     let report: SaveReport = session.run_with_guest(&format!("saving {}", domain.name), saving).await?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(Saved {

@@ -18,8 +18,8 @@ use crate::world::RealWorld;
 pub(super) async fn run(args: Scenario) -> anyhow::Result<Exit> {
     match args {
         Scenario::Run(args) => run_scenario(&args).await,
-        Scenario::Check { file } => {
-            let (scenario, _) = load(&file)?;
+        Scenario::Check { file, traces } => {
+            let (scenario, _) = load(&file, traces)?;
             output::say(&format!("{} can be run", scenario.scenario.name));
             Ok(Exit::Done)
         }
@@ -50,18 +50,19 @@ fn costs(args: &ScenarioRun) -> anyhow::Result<CostTable> {
     Ok(CostTable::parse(&text)?)
 }
 
-/// The scenario and the directory of its traces, which stand beside it.
-fn load(file: &Path) -> anyhow::Result<(ScenarioFile, PathBuf)> {
+/// The scenario, and a world that has its traces: in `traces`, or beside it.
+fn load(file: &Path, traces: Option<PathBuf>) -> anyhow::Result<(ScenarioFile, RealWorld)> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
-    let traces = file.parent().unwrap_or(Path::new(".")).join("traces");
-    let scenario = parse(&name, &text, &|trace| crate::world::trace_path(&traces, trace).is_file())?;
-    Ok((scenario, traces))
+    let directory = file.parent().unwrap_or(Path::new(".")).to_owned();
+    let traces = traces.unwrap_or_else(|| directory.join("traces"));
+    let has_trace = |trace: &str| crate::world::trace_path(&directory, &traces, trace).is_file();
+    let scenario = parse(&name, &text, &has_trace)?;
+    Ok((scenario, RealWorld::new(directory, traces)))
 }
 
 async fn run_scenario(args: &ScenarioRun) -> anyhow::Result<Exit> {
-    let (file, traces) = load(&args.file)?;
-    let world = RealWorld::new(traces);
+    let (file, world) = load(&args.file, args.traces.clone())?;
     let outcome = runner::run_with_costs(&file, &world, &costs(args)?).await?;
     let directory = args.output.clone().unwrap_or_else(|| Path::new("results").join(&file.scenario.name));
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;

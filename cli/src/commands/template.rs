@@ -17,7 +17,7 @@ pub(super) async fn run(template: Template) -> anyhow::Result<Exit> {
 }
 
 async fn make(args: TemplateMake) -> anyhow::Result<Exit> {
-    let session = Session::with_coder(&args.resources, args.level, Placement::Hybrid)?;
+    let session = Session::with_coder(&args.resources, args.level, Placement::Ordered)?;
     let mut images = Vec::with_capacity(args.images.len());
     for image in &args.images {
         let location = session.image(image).await?;
@@ -26,7 +26,7 @@ async fn make(args: TemplateMake) -> anyhow::Result<Exit> {
     let to = session.image(&args.output).await?;
     ancestors::refuse_to_replace_needed(&to).await?;
     let options = save_options(!args.no_clobber);
-    let making = engine::make_template(
+    let making = Box::pin(engine::make_template(
         &session.engine,
         &images,
         random_key(),
@@ -35,7 +35,7 @@ async fn make(args: TemplateMake) -> anyhow::Result<Exit> {
         &to.name,
         &options,
         &session.progress,
-    );
+    ));
     let report = Report::from(session.run("making a template", making).await?);
     if args.json {
         output::json(&report)?;

@@ -136,11 +136,20 @@ impl Host {
     }
 
     fn states(&self, name: &str) -> Vec<String> {
+        self.domains(name).into_iter().map(|mut fields| fields.swap_remove(2)).collect()
+    }
+
+    /// The uuid of the guest, which must be there.
+    pub fn uuid(&self, name: &str) -> String {
+        self.domains(name).remove(0).swap_remove(4).trim().to_owned()
+    }
+
+    /// The fields of the domains of that name.
+    fn domains(&self, name: &str) -> Vec<Vec<String>> {
         let files = fs::read_dir(self.place.path("xen/domains")).expect("readable");
         let lines = files.map(|file| fs::read_to_string(file.expect("readable").path()).expect("readable"));
-        let fields: Vec<Vec<String>> =
-            lines.map(|line| line.split('\t').map(ToOwned::to_owned).collect()).collect();
-        fields.into_iter().filter(|fields| fields[0] == name).map(|fields| fields[2].clone()).collect()
+        let fields = lines.map(|line| line.split('\t').map(ToOwned::to_owned).collect::<Vec<_>>());
+        fields.filter(|fields| fields[0] == name).collect()
     }
 
     /// Whether the guest is there and not paused.

@@ -1,46 +1,84 @@
 //! Cheap looks at a page that tell which coder suits it.
 //!
-//! Portable code without branches in its inner loops, so that the compiler vectorises it; every
+//! Code without branches in its inner loops, so that the compiler vectorises it for the CPU; every
 //! machine comes to the same verdict.
+#![expect(clippy::inline_always, reason = "compiled for several CPUs")]
 
+use super::cpu::{Cpu, compiled_for};
 use crate::{PAGE_SIZE, Page};
 
-/// Bytes compared between two decisions to go on.
-const STRIDE: usize = 512;
+/// Words compared before the rest is looked at, and then between two decisions to go on.
+const FIRST_WORDS: usize = 8;
+const STRIDE_WORDS: usize = 256;
 
 /// The 32-bit word that fills the page, if one does.
 pub(crate) fn uniform(page: &Page) -> Option<u32> {
+    uniform_on(Cpu::detect(), page)
+}
+
+/// The same for this CPU.
+pub(super) fn uniform_on(cpu: Cpu, page: &Page) -> Option<u32> {
+    compiled_for!(
+        cpu,
+        fn find(page: &Page) -> Option<u32> {
+            uniform_inline(page)
+        }
+    )
+}
+
+#[inline(always)]
+fn uniform_inline(page: &Page) -> Option<u32> {
     let (words, _) = page.as_chunks::<8>();
     let first = u64::from_le_bytes(words[0]);
     if first != first.rotate_left(32) {
         return None;
     }
-    let (strides, _) = words.as_chunks::<{ STRIDE / 8 }>();
-    let differs = |stride: &[[u8; 8]; STRIDE / 8]| {
-        stride.iter().fold(0, |acc, word| acc | (u64::from_le_bytes(*word) ^ first)) != 0
-    };
+    if differ(&words[1..FIRST_WORDS], first) {
+        return None;
+    }
+    for stride in words.as_chunks::<STRIDE_WORDS>().0 {
+        if differ(stride, first) {
+            return None;
+        }
+    }
     #[expect(clippy::cast_possible_truncation, reason = "both halves are the word")]
-    (!strides.iter().any(differs)).then_some(first as u32)
+    Some(first as u32)
+}
+
+/// Whether any of `words` is another than `first`.
+#[inline(always)]
+fn differ(words: &[[u8; 8]], first: u64) -> bool {
+    words.iter().fold(0, |acc, word| acc | (u64::from_le_bytes(*word) ^ first)) != 0
 }
 
 /// Bytes of a page that are sampled for its entropy.
-const SAMPLE: usize = 1024;
+const SAMPLE: usize = 512;
 /// They are taken in runs of this length, evenly spread.
-const RUN: usize = 64;
-const _: () = assert!(SAMPLE == 1024, "the chi-square below is multiplied out for it");
-/// Zero bytes that a sample of noise may have (4 expected, standard deviation 2).
-const NOISE_ZEROS_MAX: u32 = 14;
+const RUN: usize = 32;
+const _: () = assert!(SAMPLE == 512, "the chi-square below is multiplied out for it");
+/// Zero bytes that a sample of noise may have (2 expected, standard deviation 1.4).
+const NOISE_ZEROS_MAX: u32 = 8;
 /// Chi-square over the 256 byte values that a sample of noise stays below (255 expected, standard
 /// deviation 23).
-const NOISE_CHI_SQUARE_MAX: u32 = 340;
+const NOISE_CHI_SQUARE_MAX: u32 = 310;
 
-/// Equal hashes among a page's 64-bit words that noise stays below (32 expected, standard
-/// deviation 6): bytes may be evenly distributed and yet repeat.
-const NOISE_REPEATS_MAX: u32 = 64;
+/// Equal hashes among every second of a page's 64-bit words that noise stays below (8 expected,
+/// standard deviation 3): bytes may be evenly distributed and yet repeat.
+const NOISE_REPEATS_MAX: u32 = 22;
 
 /// Whether an attempt to compress the page would be wasted: it looks compressed, encrypted or
 /// random. Most pages are found ordinary by the first, cheapest look.
-pub(super) fn is_noise(page: &Page) -> bool {
+pub(super) fn is_noise(cpu: Cpu, page: &Page) -> bool {
+    compiled_for!(
+        cpu,
+        fn look(page: &Page) -> bool {
+            is_noise_inline(page)
+        }
+    )
+}
+
+#[inline(always)]
+fn is_noise_inline(page: &Page) -> bool {
     let (runs, _) = page.as_chunks::<RUN>();
     let sample = || runs.iter().step_by(PAGE_SIZE / SAMPLE);
     sample().map(zero_bytes).sum::<u32>() <= NOISE_ZEROS_MAX
@@ -48,29 +86,38 @@ pub(super) fn is_noise(page: &Page) -> bool {
         && repeats(page) < NOISE_REPEATS_MAX
 }
 
+#[inline(always)]
 fn chi_square<'a>(runs: impl Iterator<Item = &'a [u8; RUN]>) -> u32 {
-    let mut counts = [0u16; 256];
-    for &byte in runs.flatten() {
-        counts[usize::from(byte)] += 1;
+    // Several counters for each value, since one would be waited for when a value repeats.
+    let mut counts = [[0u16; 256]; 4];
+    for run in runs {
+        for [a, b, c, d] in run.as_chunks::<4>().0 {
+            counts[0][usize::from(*a)] += 1;
+            counts[1][usize::from(*b)] += 1;
+            counts[2][usize::from(*c)] += 1;
+            counts[3][usize::from(*d)] += 1;
+        }
     }
-    let squares = counts.iter().map(|&count| u32::from(count) * u32::from(count)).sum::<u32>();
-    // Sum of (count - mean)² / mean, multiplied out, with mean = SAMPLE / 256 = 4.
-    (squares / 4).saturating_sub(1024)
+    let [one, two, three, four] = counts;
+    let count = |value: usize| u32::from(one[value] + two[value] + three[value] + four[value]);
+    let squares = (0..256).map(|value| count(value) * count(value)).sum::<u32>();
+    // Sum of (count - mean)² / mean, multiplied out, with mean = SAMPLE / 256 = 2.
+    (squares / 2).saturating_sub(512)
 }
 
-/// How many of the page's 64-bit words have a hash that an earlier one had.
+/// How many of every second of the page's 64-bit words have a hash that an earlier one had.
+#[inline(always)]
 fn repeats(page: &Page) -> u32 {
-    let mut seen = [0u64; 64];
+    let mut seen = [0u8; 1 << 12];
     let mut repeats = 0;
-    for word in page.as_chunks::<8>().0 {
+    for [word, _] in page.as_chunks::<8>().0.as_chunks::<2>().0 {
         let hash = u64::from_le_bytes(*word).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
-        let bits = &mut seen[usize::from((hash >> 6) as u8)];
-        repeats += u32::from(*bits >> (hash & 63) & 1 != 0);
-        *bits |= 1 << (hash & 63);
+        repeats += u32::from(std::mem::replace(&mut seen[hash as usize], 1));
     }
     repeats
 }
 
+#[inline(always)]
 fn zero_bytes(run: &[u8; RUN]) -> u32 {
     // A byte counter cannot overflow: a run is shorter than 256.
     u32::from(run.iter().fold(0u8, |count, &byte| count + u8::from(byte == 0)))
@@ -103,8 +150,8 @@ mod test {
 
     #[test]
     fn noise_is_recognised() {
-        let verdicts = (0..1000).filter(|&seed| is_noise(&noise(seed))).count();
-        assert!(verdicts > 995, "{verdicts} of 1000");
+        let verdicts = (0..1000).filter(|&seed| is_noise(Cpu::detect(), &noise(seed))).count();
+        assert!(verdicts > 975, "{verdicts} of 1000");
     }
 
     #[test]
@@ -112,7 +159,7 @@ mod test {
         let mut page = noise(3);
         let (first, second) = page.split_at_mut(PAGE_SIZE / 2);
         second.copy_from_slice(first);
-        assert!(!is_noise(&page));
+        assert!(!is_noise(Cpu::detect(), &page));
     }
 
     #[test]
@@ -127,7 +174,7 @@ mod test {
             float[7] = 0x3f;
         }
         for page in [text, pointers, floats] {
-            assert!(!is_noise(&page));
+            assert!(!is_noise(Cpu::detect(), &page));
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use super::cpu::Cpu;
 use super::difference::DifferenceDecoder;
 use super::page_lz::PageLzDecoder;
+use super::page_lz::packed::PackedDecoder;
+use super::words::WordsDecoder;
 use super::zstd::ZstdDecoder;
 use super::{Tag, lz4};
 use crate::{PAGE_SIZE, Page};
@@ -13,13 +16,26 @@ use crate::{PAGE_SIZE, Page};
 pub struct PageDecoder {
     zstd: ZstdDecoder,
     page_lz: PageLzDecoder,
+    packed_lz: PackedDecoder,
+    words: WordsDecoder,
     difference: DifferenceDecoder,
 }
 
 impl PageDecoder {
     /// A decoder; allocates all it will ever need.
     pub fn new() -> Self {
-        Self { zstd: ZstdDecoder::new(), page_lz: PageLzDecoder::new(), difference: DifferenceDecoder::new() }
+        Self::on(Cpu::detect())
+    }
+
+    /// The same for this CPU; the pages do not depend on it.
+    pub(super) fn on(cpu: Cpu) -> Self {
+        Self {
+            zstd: ZstdDecoder::new(),
+            page_lz: PageLzDecoder::new(cpu),
+            packed_lz: PackedDecoder::new(cpu),
+            words: WordsDecoder::new(cpu),
+            difference: DifferenceDecoder::new(),
+        }
     }
 
     /// Decodes what the coder with this tag made. `blob` may be anything: whatever it says, at
@@ -34,6 +50,8 @@ impl PageDecoder {
             Some(Tag::Lz4) => damaged_unless(lz4::decode(blob, page), Tag::Lz4),
             Some(Tag::Zstd) => damaged_unless(self.zstd.decode(blob, page), Tag::Zstd),
             Some(Tag::PageLz) => damaged_unless(self.page_lz.decode(blob, page), Tag::PageLz),
+            Some(Tag::PackedLz) => damaged_unless(self.packed_lz.decode(blob, page), Tag::PackedLz),
+            Some(Tag::Words) => damaged_unless(self.words.decode(blob, page), Tag::Words),
         };
         if decoded.is_err() {
             *page = [0; PAGE_SIZE];

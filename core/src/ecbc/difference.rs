@@ -8,6 +8,7 @@ use std::fmt;
 
 use zstd_safe::{CCtx, DCtx};
 
+use super::Method;
 use crate::{PAGE_SIZE, Page};
 
 /// Magic; frame header (single segment, two bytes of content size); content size less 256.
@@ -15,7 +16,10 @@ const FRAME_HEADER: [u8; 7] = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f];
 const HEADER: usize = FRAME_HEADER.len() + 3;
 /// A base that begins like this would be taken for a trained dictionary, not for a page.
 const DICTIONARY_MAGIC: [u8; 4] = 0xec30_a437_u32.to_le_bytes();
-const LEVEL: i32 = 3;
+/// zstd's levels. The higher one looks at more places of the base: for a page of another boot
+/// that is a tenth of the difference, and twice the time.
+const LEVEL_FAST: i32 = 3;
+const LEVEL: i32 = 6;
 
 fn header(blob_len: usize) -> [u8; HEADER] {
     let mut header = [0; HEADER];
@@ -34,13 +38,15 @@ fn is_dictionary(base: &Page) -> bool {
 
 /// Codes differences with one context that is reused.
 pub(crate) struct DifferenceEncoder {
+    level: i32,
     context: CCtx<'static>,
     frame: Box<[u8; PAGE_SIZE + HEADER]>,
 }
 
 impl DifferenceEncoder {
-    pub(crate) fn new() -> Self {
-        Self { context: CCtx::create(), frame: Box::new([0; PAGE_SIZE + HEADER]) }
+    pub(crate) fn new(method: Method) -> Self {
+        let level = if matches!(method, Method::Balanced | Method::Dense) { LEVEL } else { LEVEL_FAST };
+        Self { level, context: CCtx::create(), frame: Box::new([0; PAGE_SIZE + HEADER]) }
     }
 
     /// Appends the difference of `page` to `base`, if it is shorter than `limit` bytes; gives
@@ -56,7 +62,7 @@ impl DifferenceEncoder {
             return None;
         }
         let target = self.frame.as_mut_slice();
-        let len = self.context.compress_using_dict(target, page, base, LEVEL).ok()?;
+        let len = self.context.compress_using_dict(target, page, base, self.level).ok()?;
         let (head, blob) = self.frame.get(..len)?.split_at_checked(HEADER)?;
         // Anything but one compressed block did not shrink.
         if blob.len() >= limit || head != header(blob.len()) {
@@ -113,7 +119,7 @@ mod test {
 
     fn coded(page: &Page, base: &Page) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        DifferenceEncoder::new().encode(page, base, PAGE_SIZE, &mut out).map(|_| out)
+        DifferenceEncoder::new(Method::Balanced).encode(page, base, PAGE_SIZE, &mut out).map(|_| out)
     }
 
     #[test]

@@ -4,9 +4,12 @@ use std::fmt;
 
 use zstd_safe::{ParamSwitch, Strategy};
 
-use super::classify::{is_noise, uniform};
+use super::classify::{is_noise, uniform_on};
+use super::cpu::Cpu;
 use super::lz4::Lz4Encoder;
-use super::page_lz::PageLzEncoder;
+use super::page_lz::packed::PackedEncoder;
+use super::page_lz::{Fast, Light, PageLzEncoder};
+use super::words::WordsEncoder;
 use super::zstd::{Tuning, ZstdEncoder};
 use super::{BLOB_MAX, BLOB_ROOM, Method, PageCode, Tag};
 use crate::Page;
@@ -15,6 +18,7 @@ use crate::Page;
 /// worker and reuse it. The same page gives the same code, whatever was coded before.
 pub struct PageEncoder {
     method: Method,
+    cpu: Cpu,
     finds_uniform: bool,
     finds_noise: bool,
     coder: Coder,
@@ -24,24 +28,34 @@ enum Coder {
     None,
     Lz4(Lz4Encoder),
     Zstd(ZstdEncoder),
-    PageLz(PageLzEncoder),
+    FastLz(PageLzEncoder<Fast>),
+    LightLz(PageLzEncoder<Light>),
+    PackedLz(PackedEncoder),
+    Words(WordsEncoder),
 }
 
 impl PageEncoder {
     /// An encoder for `method`; allocates all it will ever need.
     pub fn new(method: Method) -> Self {
+        Self::on(Cpu::detect(), method)
+    }
+
+    /// The same for this CPU; the codes do not depend on it.
+    pub(super) fn on(cpu: Cpu, method: Method) -> Self {
         let coder = match method {
             Method::Raw => Coder::None,
             Method::Lz4 => Coder::Lz4(Lz4Encoder::new()),
             Method::Zstd1 => Coder::Zstd(ZstdEncoder::at_level(1)),
-            Method::Fast => Coder::PageLz(PageLzEncoder::new()),
-            Method::Balanced => Coder::Zstd(ZstdEncoder::tuned(BALANCED)),
+            Method::Turbo => Coder::Words(WordsEncoder::new(cpu)),
+            Method::Fast => Coder::FastLz(PageLzEncoder::new(cpu)),
+            Method::Light => Coder::LightLz(PageLzEncoder::new(cpu)),
+            Method::Balanced => Coder::PackedLz(PackedEncoder::new(cpu)),
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };
         let is_peer = matches!(method, Method::Raw | Method::Lz4 | Method::Zstd1);
         // Page LZ strides through noise in less time than it takes to recognise it.
-        let finds_noise = !is_peer && matches!(coder, Coder::Zstd(_));
-        Self { method, finds_uniform: !is_peer, finds_noise, coder }
+        let finds_noise = !is_peer && !matches!(coder, Coder::FastLz(_) | Coder::LightLz(_));
+        Self { method, cpu, finds_uniform: !is_peer, finds_noise, coder }
     }
 
     /// Codes one page; a blob goes to the beginning of `blob`, whose rest is unspecified after.
@@ -51,13 +65,13 @@ impl PageEncoder {
     pub fn encode(&mut self, page: &Page, blob: &mut [u8]) -> PageCode {
         assert!(blob.len() >= BLOB_ROOM, "room for a blob is {BLOB_ROOM} bytes, not {}", blob.len());
         if self.finds_uniform {
-            match uniform(page) {
+            match uniform_on(self.cpu, page) {
                 Some(0) => return PageCode::Zero,
                 Some(word) => return PageCode::Fill(word),
                 None => {}
             }
         }
-        if self.finds_noise && is_noise(page) {
+        if self.finds_noise && is_noise(self.cpu, page) {
             return PageCode::Stored;
         }
         self.coder.encode(page, &mut blob[..BLOB_MAX])
@@ -70,7 +84,10 @@ impl Coder {
             Self::None => return PageCode::Stored,
             Self::Lz4(coder) => (Tag::Lz4, coder.encode(page, target)),
             Self::Zstd(coder) => (Tag::Zstd, coder.encode(page, target)),
-            Self::PageLz(coder) => (Tag::PageLz, coder.encode(page, target)),
+            Self::FastLz(coder) => (Tag::PageLz, coder.encode(page, target)),
+            Self::LightLz(coder) => (Tag::PageLz, coder.encode(page, target)),
+            Self::PackedLz(coder) => (Tag::PackedLz, coder.encode(page, target)),
+            Self::Words(coder) => (Tag::Words, coder.encode(page, target)),
         };
         len.map_or(PageCode::Stored, |len| PageCode::Blob { tag, len })
     }
@@ -82,20 +99,10 @@ impl fmt::Debug for PageEncoder {
     }
 }
 
-const BALANCED: Tuning = Tuning {
+const DENSE: Tuning = Tuning {
     level: 1,
     hash_log: 12,
     min_match: 5,
     strategy: Strategy::ZSTD_fast,
-    target_length: 1,
-    literals: ParamSwitch::Disable,
-};
-
-const DENSE: Tuning = Tuning {
-    level: 3,
-    hash_log: 13,
-    min_match: 5,
-    strategy: Strategy::ZSTD_dfast,
-    target_length: 1,
     literals: ParamSwitch::Enable,
 };

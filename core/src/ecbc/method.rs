@@ -15,9 +15,13 @@ pub enum Method {
     Lz4,
     /// zstd level 1 for every page.
     Zstd1,
-    /// ECBC where the CPU is scarce: at least LZ4's ratio at no less than its speed.
+    /// ECBC where a core has more than about 500 MB/s of output to fill.
+    Turbo,
+    /// ECBC where the CPU is scarce.
     Fast,
-    /// ECBC between the two.
+    /// ECBC between fast and balanced.
+    Light,
+    /// ECBC between scarce CPU and scarce network.
     Balanced,
     /// ECBC where the network or the storage is scarce.
     Dense,
@@ -25,7 +29,19 @@ pub enum Method {
 
 impl Method {
     /// All of them, peers first.
-    pub const ALL: [Self; 6] = [Self::Raw, Self::Lz4, Self::Zstd1, Self::Fast, Self::Balanced, Self::Dense];
+    pub const ALL: [Self; 8] = [
+        Self::Raw,
+        Self::Lz4,
+        Self::Zstd1,
+        Self::Turbo,
+        Self::Fast,
+        Self::Light,
+        Self::Balanced,
+        Self::Dense,
+    ];
+
+    /// ECBC's effort levels, fastest first.
+    pub const LEVELS: [Self; 5] = [Self::Turbo, Self::Fast, Self::Light, Self::Balanced, Self::Dense];
 
     /// The name used in scenarios, options and results.
     pub const fn name(self) -> &'static str {
@@ -33,7 +49,9 @@ impl Method {
             Self::Raw => "raw",
             Self::Lz4 => "lz4",
             Self::Zstd1 => "zstd1",
+            Self::Turbo => "turbo",
             Self::Fast => "fast",
+            Self::Light => "light",
             Self::Balanced => "balanced",
             Self::Dense => "dense",
         }
@@ -57,7 +75,7 @@ impl FromStr for Method {
 
 /// A name that no method has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no method {name:?}; use raw, lz4, zstd1, fast, balanced or dense")]
+#[error("there is no method {name:?}; use raw, lz4, zstd1, turbo, fast, light, balanced or dense")]
 pub struct UnknownMethod {
     /// What was given.
     pub name: String,

@@ -8,6 +8,7 @@
 //! page's contents are checked is the image format's business.
 
 mod classify;
+mod cpu;
 mod decoder;
 pub(crate) mod difference;
 mod encoder;
@@ -16,6 +17,7 @@ mod method;
 mod page_lz;
 #[cfg(test)]
 mod test;
+mod words;
 mod zstd;
 
 pub(crate) use classify::uniform;
@@ -58,6 +60,10 @@ pub enum Tag {
     Zstd = 4,
     /// Page LZ: distances in words and repeated ones cost a byte less, or none.
     PageLz = 5,
+    /// Page LZ with its tokens and literals in fixed prefix codes.
+    PackedLz = 12,
+    /// 64-bit words, each by what it has beyond an earlier one or beyond zero.
+    Words = 13,
 }
 
 impl Tag {
@@ -72,6 +78,8 @@ impl Tag {
             3 => Some(Self::Lz4),
             4 => Some(Self::Zstd),
             5 => Some(Self::PageLz),
+            12 => Some(Self::PackedLz),
+            13 => Some(Self::Words),
             _ => None,
         }
     }
@@ -82,6 +90,8 @@ impl Tag {
             Self::Lz4 => "lz4",
             Self::Zstd => "zstd",
             Self::PageLz => "page-lz",
+            Self::PackedLz => "packed-lz",
+            Self::Words => "words",
         }
     }
 }

@@ -31,8 +31,6 @@ pub(super) struct Tuning {
     pub min_match: u32,
     /// How the match finder works.
     pub strategy: Strategy,
-    /// For [`Strategy::ZSTD_fast`]: positions skipped.
-    pub target_length: u32,
     /// Whether literals are entropy-coded.
     pub literals: ParamSwitch,
 }
@@ -56,7 +54,6 @@ impl ZstdEncoder {
             CParameter::HashLog(tuning.hash_log),
             CParameter::MinMatch(tuning.min_match),
             CParameter::Strategy(tuning.strategy),
-            CParameter::TargetLength(tuning.target_length),
             CParameter::LiteralCompressionMode(tuning.literals),
         ])
     }

@@ -1,21 +1,24 @@
-//! Images whose guest lives on elsewhere: restored once, or taken while the guest went on.
+//! Images that must not be restored (again): their guest was restored, or went on after they were taken.
 //!
-//! Two lives on one disk corrupt it, so such an image is restored (again) only by force. The mark
-//! stands beside the image, since the next restore may be asked for on another host: an object of
-//! its own whose name holds the image's uuid. Making it fails if it is there, so of two hosts that
-//! restore one image at once only one goes on; a new image under an old name has no mark.
+//! Two lives on one disk corrupt it. What was done with an image stands beside it in its storage,
+//! because the next restore may be asked for on another host: an object of its own, the *mark*,
+//! whose name holds the image's uuid. It is published only if there is none, so of two hosts that
+//! restore an image at once one goes on; and a newer image under an old name has no mark.
 
-use super::EngineError;
+use std::collections::BTreeSet;
+use std::fmt;
+
 use super::commit::owned;
+use super::{EngineError, Image};
 use crate::buffer::Buffer;
 use crate::format::ImageUuid;
-use crate::storage::{CreateOptions, Storage, StorageErrorKind};
+use crate::storage::{CreateOptions, ObjectInfo, Storage, StorageError, StorageErrorKind};
 
 const PREFIX: &str = ".";
 const SUFFIX: &str = ".comio-used";
-/// First line of a mark; the rest is why, where, and when.
+/// First line of a mark; then why, where, and when, a line each.
 const TITLE: &str = "comio-used 1";
-/// A mark is a few words.
+/// No mark is longer; of what is, no more is read.
 const LEN_MAX: u64 = 4096;
 
 /// Why an image must not be restored (again).
@@ -30,7 +33,7 @@ pub enum ConsumedBy {
 }
 
 impl ConsumedBy {
-    /// In one word.
+    /// In one word, as marks and `--json` have it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Restored => "restored",
@@ -40,54 +43,82 @@ impl ConsumedBy {
     }
 }
 
-/// A mark.
+/// What a mark says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Consumed {
-    /// Which image.
+    /// The image.
     pub image: ImageUuid,
     /// Why.
     pub why: ConsumedBy,
-    /// On which host.
+    /// On which host; empty if nobody knows.
     pub host: String,
-    /// When, in seconds since 1970.
-    pub unix_s: u64,
+    /// When, in seconds since 1970; 0 if nobody knows.
+    pub unix_seconds: u64,
+}
+
+impl fmt::Display for Consumed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.why {
+            ConsumedBy::Restored => "its guest was restored",
+            ConsumedBy::RanOn => "its guest went on after it was taken",
+            ConsumedBy::Unknown => return f.write_str("it has a mark that this version cannot read"),
+        })?;
+        write!(f, " (on {}, {} s after 1970)", self.host.escape_debug(), self.unix_seconds)
+    }
 }
 
 impl Consumed {
     fn text(&self) -> String {
-        format!("{TITLE}\n{}\n{}\n{}\n", self.why.word(), self.host, self.unix_s)
+        // A line break would make two lines of the host.
+        let host = self.host.replace(char::is_control, " ");
+        format!("{TITLE}\n{}\n{host}\n{}\n", self.why.word(), self.unix_seconds)
     }
 
     /// A text that is not understood is a mark all the same: somebody used the image.
     fn parse(image: ImageUuid, text: &str) -> Self {
-        let lines: Vec<&str> = text.lines().collect();
-        let (why, host, unix_s) = match lines.as_slice() {
-            [TITLE, "restored", host, time, ..] => (ConsumedBy::Restored, *host, time.parse().unwrap_or(0)),
-            [TITLE, "ran-on", host, time, ..] => (ConsumedBy::RanOn, *host, time.parse().unwrap_or(0)),
-            _ => (ConsumedBy::Unknown, "", 0),
+        let unknown = Self { image, why: ConsumedBy::Unknown, host: String::new(), unix_seconds: 0 };
+        let mut lines = text.lines();
+        let (Some(TITLE), Some(why), Some(host), Some(time)) =
+            (lines.next(), lines.next(), lines.next(), lines.next())
+        else {
+            return unknown;
         };
-        Self { image, why, host: host.to_owned(), unix_s }
+        let why = match why {
+            "restored" => ConsumedBy::Restored,
+            "ran-on" => ConsumedBy::RanOn,
+            _ => return unknown,
+        };
+        Self { image, why, host: host.to_owned(), unix_seconds: time.parse().unwrap_or(0) }
     }
 }
 
-/// The name of the mark of image `image`.
 fn mark_name(image: &ImageUuid) -> String {
-    let hex: String = image.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{PREFIX}{hex}{SUFFIX}")
+    format!("{PREFIX}{:032x}{SUFFIX}", u128::from_be_bytes(*image))
+}
+
+/// The image whose mark has this name.
+fn marked_image(name: &str) -> Option<ImageUuid> {
+    let hex = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    let mut image = ImageUuid::default();
+    if hex.len() != 2 * image.len() {
+        return None;
+    }
+    for (byte, digits) in image.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    // Exactly what `mark_name` gives: no capitals, no signs.
+    (mark_name(&image) == name).then_some(image)
 }
 
 /// Whether an object of this name is a mark, and no image.
 pub fn is_mark(name: &str) -> bool {
-    let hex = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX));
-    hex.is_some_and(|hex| {
-        hex.len() == 2 * size_of::<ImageUuid>() && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
+    marked_image(name).is_some()
 }
 
-/// The mark of `image`, if there is one.
+/// The mark of the image `image`, if there is one.
 ///
 /// # Errors
-/// [`EngineError::Storage`].
+/// The storage's: then nobody knows, and the image must not be taken for unused.
 pub async fn consumed(storage: &dyn Storage, image: &ImageUuid) -> Result<Option<Consumed>, EngineError> {
     let reader = match storage.open(&mark_name(image)).await {
         Ok(reader) => reader,
@@ -95,63 +126,95 @@ pub async fn consumed(storage: &dyn Storage, image: &ImageUuid) -> Result<Option
         Err(error) => return Err(error.into()),
     };
     let len = usize::try_from(reader.len().min(LEN_MAX)).unwrap_or_default();
-    let text = if len == 0 {
-        Vec::new()
-    } else {
-        reader.read_at(0, len, Buffer::unpooled(vec![0; len])).await?.into_bytes()?.to_vec()
+    let text = match len {
+        0 => Vec::new(),
+        _ => reader.read_at(0, len, Buffer::unpooled(vec![0; len])).await?.into_bytes()?.to_vec(),
     };
     Ok(Some(Consumed::parse(*image, &String::from_utf8_lossy(&text))))
 }
 
-/// Marks an image, durably. `unique` is a number that no other call uses.
+/// Marks the image `name`, durably, before its guest starts. `unique` is a number that no other
+/// call has, on any host.
 ///
 /// # Errors
-/// [`EngineError::Consumed`] if it has a mark and `force` does not say to replace that;
-/// [`EngineError::Storage`].
+/// [`EngineError::AlreadyConsumed`] if it has a mark and `force` does not replace that; the storage's.
 pub async fn consume(
     storage: &dyn Storage,
+    name: &str,
     mark: &Consumed,
     force: bool,
     unique: u64,
 ) -> Result<(), EngineError> {
-    if !force && let Some(there) = consumed(storage, &mark.image).await? {
-        return Err(EngineError::Consumed(Box::new(there)));
-    }
-    let text = mark.text();
-    let options = CreateOptions { replace: force, held_bytes_max: text.len(), unique };
-    let made = async {
-        let writer = storage.create(&mark_name(&mark.image), options).await?;
-        let written = async {
-            writer.write_at(0, owned(text.as_bytes())).await?;
-            writer.sync().await
-        };
-        if let Err(error) = written.await {
-            // The first failure is what the user must know.
-            let _ = writer.abandon().await;
-            return Err(error);
-        }
-        writer.publish().await
+    let error = match publish(storage, mark, force, unique).await {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
     };
-    match made.await {
-        // Another host was faster.
-        Err(error) if error.kind == StorageErrorKind::AlreadyExists && !force => {
-            let there = consumed(storage, &mark.image).await?;
-            Err(there.map_or(EngineError::Storage(error), |there| EngineError::Consumed(Box::new(there))))
-        }
-        Err(error) => Err(error.into()),
-        Ok(()) => Ok(()),
+    if error.kind == StorageErrorKind::AlreadyExists
+        && let Some(there) = consumed(storage, &mark.image).await?
+    {
+        return Err(EngineError::AlreadyConsumed(name.to_owned(), Box::new(there)));
     }
+    Err(error.into())
 }
 
-/// Takes the mark of `image` away; none is no error.
+async fn publish(
+    storage: &dyn Storage,
+    mark: &Consumed,
+    replace: bool,
+    unique: u64,
+) -> Result<(), StorageError> {
+    let text = mark.text();
+    let options = CreateOptions { replace, held_bytes_max: text.len(), unique };
+    let writer = storage.create(&mark_name(&mark.image), options).await?;
+    let written = async {
+        writer.write_at(0, owned(text.as_bytes())).await?;
+        writer.sync().await
+    };
+    if let Err(error) = written.await {
+        // The first failure is what the user must know.
+        let _ = writer.abandon().await;
+        return Err(error);
+    }
+    writer.publish().await
+}
+
+/// Takes the mark away: the guest did not start, or the image is gone. None there is no error.
 ///
 /// # Errors
-/// [`EngineError::Storage`].
+/// The storage's.
 pub async fn unconsume(storage: &dyn Storage, image: &ImageUuid) -> Result<(), EngineError> {
     match storage.remove(&mark_name(image)).await {
         Err(error) if error.kind != StorageErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Marks whose image is not in `storage`, such as one that was replaced: nobody needs them.
+///
+/// # Errors
+/// The storage's: an image that cannot be looked into may be the one that a mark belongs to.
+pub async fn orphaned_marks(storage: &dyn Storage) -> Result<Vec<ObjectInfo>, EngineError> {
+    let objects = storage.list().await?;
+    let (marks, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| is_mark(&object.name));
+    if marks.is_empty() {
+        return Ok(marks);
+    }
+    let mut images = BTreeSet::new();
+    for object in others {
+        let reader = match storage.open(&object.name).await {
+            Ok(reader) => reader,
+            Err(error) if error.kind == StorageErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        match Image::open(reader).await {
+            Ok(image) => images.extend([image.superblock().uuid]),
+            // No image, or one that nobody can restore as it is.
+            Err(EngineError::Format(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let orphaned = |mark: &ObjectInfo| marked_image(&mark.name).is_some_and(|image| !images.contains(&image));
+    Ok(marks.into_iter().filter(orphaned).collect())
 }
 
 #[cfg(test)]
@@ -161,38 +224,84 @@ mod test {
     use super::*;
     use crate::testing::MemoryStorage;
 
+    const IMAGE: ImageUuid = [7; 16];
+
     fn mark(why: ConsumedBy) -> Consumed {
-        Consumed { image: [7; 16], why, host: "xen1".to_owned(), unix_s: 5 }
+        Consumed { image: IMAGE, why, host: "xen1".to_owned(), unix_seconds: 5 }
+    }
+
+    fn there(storage: &MemoryStorage) -> Option<Consumed> {
+        block_on(consumed(storage, &IMAGE)).expect("reads")
     }
 
     #[test]
     fn an_image_is_marked_once_and_again_only_by_force() {
         let storage = MemoryStorage::new();
         let first = mark(ConsumedBy::Restored);
-        block_on(consume(&storage, &first, false, 1)).expect("marks");
-        let again = block_on(consume(&storage, &mark(ConsumedBy::RanOn), false, 2));
-        assert!(matches!(again, Err(EngineError::Consumed(there)) if *there == first));
-        block_on(consume(&storage, &mark(ConsumedBy::RanOn), true, 3)).expect("by force");
-        let there = block_on(consumed(&storage, &[7; 16])).expect("reads").expect("is there");
-        assert_eq!(there, mark(ConsumedBy::RanOn));
-        assert_eq!(block_on(consumed(&storage, &[8; 16])).expect("reads"), None);
-        block_on(unconsume(&storage, &[7; 16])).expect("removes");
-        block_on(unconsume(&storage, &[7; 16])).expect("is gone already");
-        assert_eq!(block_on(consumed(&storage, &[7; 16])).expect("reads"), None);
+        block_on(consume(&storage, "guest", &first, false, 1)).expect("marks");
+        let again = block_on(consume(&storage, "guest", &mark(ConsumedBy::RanOn), false, 2));
+        let again = again.expect_err("is marked");
+        assert!(matches!(&again, EngineError::AlreadyConsumed(name, by) if name == "guest" && **by == first));
+        let message = again.to_string();
+        assert!(message.contains("xen1") && message.contains("--force"), "{message}");
+        assert_eq!(there(&storage), Some(first));
+        block_on(consume(&storage, "guest", &mark(ConsumedBy::RanOn), true, 3)).expect("by force");
+        assert_eq!(there(&storage), Some(mark(ConsumedBy::RanOn)));
+        assert_eq!(block_on(consumed(&storage, &[8; 16])).expect("reads"), None, "another image");
+        assert_eq!(block_on(storage.leftovers()).expect("lists"), []);
+        block_on(unconsume(&storage, &IMAGE)).expect("removes");
+        block_on(unconsume(&storage, &IMAGE)).expect("is gone already");
+        assert_eq!(there(&storage), None);
+    }
+
+    #[test]
+    fn of_two_that_saw_no_mark_one_goes_on() {
+        let storage = MemoryStorage::new();
+        let name = mark_name(&IMAGE);
+        let options = CreateOptions { replace: false, held_bytes_max: 4096, unique: 1 };
+        let slower = block_on(storage.create(&name, options)).expect("no mark yet");
+        block_on(consume(&storage, "guest", &mark(ConsumedBy::Restored), false, 2)).expect("wins");
+        let error = block_on(slower.publish()).expect_err("loses");
+        assert_eq!(error.kind, StorageErrorKind::AlreadyExists);
+        assert_eq!(there(&storage), Some(mark(ConsumedBy::Restored)));
     }
 
     #[test]
     fn a_mark_that_is_not_understood_is_one_all_the_same() {
-        for text in ["", "comio-used 2\nrestored\n", "comio-used 1\nrestored\n"] {
-            assert_eq!(Consumed::parse([0; 16], text).why, ConsumedBy::Unknown, "{text:?}");
+        for text in
+            ["", "comio-used 2\nrestored\nx\n1\n", "comio-used 1\nrestored\n", "comio-used 1\nnew\nx\n1\n"]
+        {
+            let storage = MemoryStorage::new();
+            storage.insert(&mark_name(&IMAGE), text.into());
+            assert_eq!(there(&storage).map(|mark| mark.why), Some(ConsumedBy::Unknown), "{text:?}");
+            let marked = block_on(consume(&storage, "guest", &mark(ConsumedBy::RanOn), false, 1));
+            assert!(matches!(marked, Err(EngineError::AlreadyConsumed(..))), "{text:?}");
         }
     }
 
     #[test]
+    fn a_host_cannot_add_lines() {
+        let mut forged = mark(ConsumedBy::RanOn);
+        forged.host = "a\nb".to_owned();
+        assert_eq!(Consumed::parse(IMAGE, &forged.text()).unix_seconds, 5);
+    }
+
+    #[test]
+    fn a_storage_that_fails_is_not_taken_for_an_unused_image() {
+        let mut storage = crate::storage::MockStorage::new();
+        let failure = || StorageError::new(StorageErrorKind::Unreachable, "open", "x", "nobody answers");
+        storage.expect_open().returning(move |_| Err(failure()));
+        assert!(matches!(block_on(consumed(&storage, &IMAGE)), Err(EngineError::Storage(_))));
+    }
+
+    #[test]
     fn marks_are_told_from_images_by_name() {
-        assert!(is_mark(&mark_name(&[255; 16])));
+        assert_eq!(marked_image(&mark_name(&[0xfa; 16])), Some([0xfa; 16]));
+        let capitals = mark_name(&[0xfa; 16]).to_uppercase().replace("COMIO-USED", "comio-used");
+        let signs = format!(".{}.comio-used", "+1".repeat(16));
+        let euros = format!(".{}ab.comio-used", "€".repeat(10));
         for name in
-            ["guest.comio", ".comio-used", ".00.comio-used", "00000000000000000000000000000000.comio-used"]
+            ["guest", ".comio-used", ".00.comio-used", &mark_name(&IMAGE)[1..], &capitals, &signs, &euros]
         {
             assert!(!is_mark(name), "{name}");
         }

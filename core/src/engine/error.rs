@@ -1,6 +1,6 @@
 //! What can go wrong in the engine.
 
-use super::consumed::{Consumed, ConsumedBy};
+use super::consumed::Consumed;
 use super::lineage::AncestorProblem;
 use crate::buffer::{BudgetTooSmall, NotBytes};
 use crate::compute::ComputeError;
@@ -62,18 +62,11 @@ pub enum EngineError {
     /// The image given as a template is none.
     #[error("{0}")]
     NotATemplate(String),
-    /// The image's guest was restored before, or went on after it was taken.
+    /// The image of this name was restored before, or its guest went on after it was taken.
     #[error(
-        "the image is used up: its guest {} on {} at {} s since 1970, and two lives on one disk corrupt it (--force restores it all the same)",
-        match .0.why {
-            ConsumedBy::Restored => "was restored",
-            ConsumedBy::RanOn => "went on running",
-            ConsumedBy::Unknown => "was used by a newer ComIO",
-        },
-        .0.host,
-        .0.unix_s
+        "{0} must not be restored: {1}. Two guests on one disk corrupt it; if the other one is gone for good, and its disk is as it was when the image was taken, --force restores it"
     )]
-    Consumed(Box<Consumed>),
+    AlreadyConsumed(String, Box<Consumed>),
     /// The user stopped it.
     #[error("stopped")]
     Stopped,

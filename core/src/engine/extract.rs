@@ -3,14 +3,15 @@
 
 use futures::stream::{self, StreamExt};
 
-use super::gather::{self, Wanted};
+use super::gather::{Cost, Plan};
+use super::locate::{Wanted, locate};
 use super::{EngineError, Image};
 use crate::buffer::Buffer;
 use crate::ecbc::PageDecoder;
 use crate::format::FormatError;
 use crate::format::entry::Entry;
 use crate::format::reference::Reference;
-use crate::segment::{Bases, decode_page, difference_reference};
+use crate::segment::{Bases, difference_reference};
 use crate::{PAGE_SIZE, Page};
 
 /// Pages under way at once: enough to hide a LAN's latency.
@@ -89,18 +90,13 @@ struct Found {
     at: u64,
     blob: Buffer,
     bases: Bases,
-    base_cost: gather::Cost,
+    base_cost: Cost,
 }
 
 impl Found {
     fn decode(&self, decoder: &mut PageDecoder, image: &Image, page: &mut Page) -> Result<(), String> {
         let uuid = &image.superblock().uuid;
-        let Some(base) = self.bases.get(0) else {
-            return decode_page(decoder, uuid, self.pfn, self.entry, &self.blob, None, page);
-        };
-        let mut contents = [0; PAGE_SIZE];
-        self.bases.decode(decoder, base, &mut contents)?;
-        decode_page(decoder, uuid, self.pfn, self.entry, &self.blob, Some(&contents), page)
+        self.bases.decode_upon(decoder, uuid, self.pfn, self.entry, &self.blob, 0, page)
     }
 }
 
@@ -123,11 +119,10 @@ async fn fetch(image: &Image, pfn: u64) -> Result<Found, EngineError> {
     } else {
         Reference::of_entry(entry)
     };
-    let (bases, base_cost) = match reference {
-        None => (Bases::default(), gather::Cost::default()),
-        Some(reference) => {
-            gather::gather(image.lineage(), &[Wanted { index: 0, pfn, reference }], None).await?
-        }
-    };
+    let (mut bases, mut base_cost) = (Bases::default(), Cost::default());
+    if let Some(reference) = reference {
+        let located = locate(image.lineage(), &[Wanted { index: 0, pfn, reference }]).await?;
+        Plan::of(image.lineage(), located)?.read(image.lineage(), None, &mut bases, &mut base_cost).await?;
+    }
     Ok(Found { pfn, entry, at, blob, bases, base_cost })
 }

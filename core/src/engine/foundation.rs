@@ -7,8 +7,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::gather::{self, Finder, Located, Wanted, bytes_needed};
+use super::gather::{Cost, Plan, Room};
 use super::lineage::{Lineage, Member};
+use super::locate::{Finder, Located, Wanted};
 use super::{Engine, EngineError, Image};
 use crate::PAGE_SIZE;
 use crate::buffer::Payload;
@@ -18,8 +19,9 @@ use crate::format::ImageUuid;
 use crate::format::ancestor::{ANCESTORS_MAX, Ancestor, Role};
 use crate::format::entry::{ELSEWHERE_SEGMENTS, Entry, content_check};
 use crate::format::reference::{Place, Reference};
+use crate::page_set::PageSet;
 use crate::segment::{Base, Bases, Likeness, words_alike};
-use crate::tape::Batch;
+use crate::tape::{Batch, Pfns};
 use crate::template::KnownPages;
 
 /// One changed page in so many is looked at before the others are read.
@@ -43,6 +45,8 @@ pub struct Foundation {
     lineage: Lineage,
     parent: Option<u8>,
     template: Option<(u8, Arc<KnownPages>)>,
+    /// Pages of which the caller says that the parent has them as they are.
+    unchanged: Arc<PageSet>,
     trouble: Mutex<Option<String>>,
 }
 
@@ -82,7 +86,14 @@ impl Foundation {
             }
         }
         let parent = if has_parent { Some(0) } else { None };
-        Ok(Self { lineage, parent, template, trouble: Mutex::default() })
+        Ok(Self { lineage, parent, template, unchanged: Arc::default(), trouble: Mutex::default() })
+    }
+
+    /// With pages that the caller knows to be as they are in the parent (it watched the guest
+    /// since): where their checks agree, too, the parent's are not read to be compared.
+    #[must_use]
+    pub fn with_unchanged(self, unchanged: Arc<PageSet>) -> Self {
+        Self { unchanged, ..self }
     }
 
     /// The new image's table of ancestors.
@@ -150,9 +161,11 @@ impl Foundation {
         batch: Batch,
         located: Vec<Option<Located>>,
     ) -> Result<(Batch, Survey), EngineError> {
-        let template = self.template.clone();
+        let (template, unchanged) = (self.template.clone(), Arc::clone(&self.unchanged));
         let surveyed = compute::run(&*engine.compute, move || {
-            let survey = batch.pages.bytes().map(|pages| Survey::of(pages, located, template.as_ref()));
+            let vouched = |located: &Located| is_vouched(located, &batch.pfns, &unchanged);
+            let survey =
+                batch.pages.bytes().map(|pages| Survey::of(pages, located, template.as_ref(), &vouched));
             ((batch, survey), Work::Other)
         });
         let (batch, survey) = surveyed.await?;
@@ -189,7 +202,7 @@ fn still_needed(parent: &Image) -> Vec<Member> {
 /// What is worth reading for a batch.
 #[derive(Default)]
 struct Survey {
-    /// Pages that stand in the template for certain.
+    /// Pages that stand in the template, or in the parent, for certain.
     certain: Vec<(usize, Reference)>,
     /// Pages that may be the same: to be compared.
     compare: Vec<Located>,
@@ -202,7 +215,12 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(pages: &[u8], located: Vec<Option<Located>>, template: Option<&(u8, Arc<KnownPages>)>) -> Self {
+    fn of(
+        pages: &[u8],
+        located: Vec<Option<Located>>,
+        template: Option<&(u8, Arc<KnownPages>)>,
+        vouched: &dyn Fn(&Located) -> bool,
+    ) -> Self {
         let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
         let mut survey = Self::default();
         for ((index, page), located) in arrays.iter().enumerate().zip(located) {
@@ -216,8 +234,12 @@ impl Survey {
                     }
                 }
                 Some(mut located) if located.entry.check() == Some(content_check(page)) => {
-                    located.likeness = Likeness::Probable;
-                    survey.compare.push(located);
+                    if vouched(&located) {
+                        survey.certain.push((index, located.reference));
+                    } else {
+                        located.likeness = Likeness::Probable;
+                        survey.compare.push(located);
+                    }
                 }
                 located if !is_uniform => survey.add_changed(index, page, located, template),
                 _ => {}
@@ -261,26 +283,29 @@ impl Survey {
             Ok(alike) => alike,
             Err(error) => return Ok((batch, Err(error))),
         };
-        let reading = self.compare.iter().chain(&self.changed).chain(&alike);
-        let units: usize = reading.map(|located| 1 + usize::from(is_difference(located))).sum();
-        let reservation = engine.encoded.reserve(bytes_needed(units)).await?;
         let changed = std::mem::take(&mut self.changed);
         let few = changed.len() * FEW <= self.telling;
         let (first, rest): (Vec<_>, Vec<_>) =
             changed.into_iter().enumerate().partition(|(i, _)| few || i % SAMPLE == 0);
         let sample: Vec<usize> = first.iter().map(|(_, located)| located.index).collect();
         let first = first.into_iter().map(|(_, located)| located).chain(self.compare).chain(alike).collect();
-        let (mut bases, mut cost) = match gather::read(lineage, first, Some(reservation)).await {
-            Ok(read) => read,
-            Err(error) => return Ok((batch, Err(error))),
+        let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
+        let (first, rest) = match (Plan::of(lineage, first), Plan::of(lineage, rest)) {
+            (Ok(first), Ok(rest)) => (first, rest),
+            (Err(error), _) | (_, Err(error)) => return Ok((batch, Err(error))),
         };
+        let Room { slot, reservation } = first.room(&engine.encoded, rest.bytes()).await?;
+        let mut bases = Bases { reservation: Some(reservation), ..Bases::default() };
+        let mut cost = Cost::default();
+        if let Err(error) = first.read(lineage, slot, &mut bases, &mut cost).await {
+            return Ok((batch, Err(error)));
+        }
         let mut batch = batch;
         if !rest.is_empty() {
             let (back, pays);
             (back, bases, pays) = differences_pay(engine, batch, bases, sample).await?;
             batch = back;
-            let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
-            if pays && let Err(error) = gather::add(lineage, rest, &mut bases, &mut cost).await {
+            if pays && let Err(error) = rest.read(lineage, None, &mut bases, &mut cost).await {
                 return Ok((batch, Err(error)));
             }
         }
@@ -295,12 +320,16 @@ impl Survey {
     }
 }
 
-fn is_difference(located: &Located) -> bool {
-    matches!(located.entry, Entry::Difference { .. })
+/// Whether the caller knows this page to be the parent's. Differences are read all the same:
+/// what they rest on is counted then.
+fn is_vouched(located: &Located, pfns: &Pfns, unchanged: &PageSet) -> bool {
+    let whole = matches!(located.entry, Entry::Stored { .. } | Entry::Blob { .. });
+    whole && pfns.get(located.index).is_some_and(|pfn| unchanged.contains(pfn))
 }
 
 async fn locate_alike(lineage: &Lineage, alike: &[(usize, Reference)]) -> Result<Vec<Located>, EngineError> {
     let mut finder = Finder::new(lineage);
+    finder.load(alike.iter().map(|(_, reference)| *reference)).await?;
     let mut located = Vec::with_capacity(alike.len());
     for &(index, reference) in alike {
         let found = finder.find(Wanted { index, pfn: 0, reference }).await?;

@@ -1,10 +1,11 @@
 //! Whole guests: the order of steps that makes it impossible to lose one.
 
+use super::beforehand::{self, Kept};
+use super::restore::restore_checked;
 use super::{
-    Consumed, Engine, EngineError, Foundation, Image, Progress, RestoreReport, SaveOptions, SaveReport,
-    consume, restore, save_upon, verify_deep,
+    Consumed, Engine, EngineError, Foundation, Image, Phase, Progress, RestoreReport, SaveOptions,
+    SaveReport, consume, save_upon,
 };
-use crate::format::FormatError;
 use crate::hypervisor::Hypervisor;
 use crate::storage::Storage;
 
@@ -48,7 +49,10 @@ pub async fn save_guest_upon(
     match save_upon(engine, foundation, held.reader(), storage, name, options, progress).await {
         Ok(report) => {
             let marked = match ran_on {
-                Some(mark) => consume(storage, mark, true, mark.unix_s).await,
+                Some(mark) => {
+                    let unique = engine.create_options(&options.uuid, true).unique;
+                    consume(storage, name, mark, true, unique).await
+                }
                 None => Ok(()),
             };
             // The guest goes on even if its image could not be marked.
@@ -64,8 +68,8 @@ pub async fn save_guest_upon(
 }
 
 /// Restores image `name` as `guest`, which starts only after every byte was checked; a failed
-/// restore leaves no half-made guest. An image that rests on others is checked through to them
-/// before there is a guest: more hands had a chance to damage them.
+/// restore leaves no half-made guest. Of an image that rests on others every stored byte that is
+/// needed is read and checked before there is a guest: more hands had a chance to damage them.
 ///
 /// # Errors
 /// Any of [`EngineError`].
@@ -78,9 +82,15 @@ pub async fn restore_guest(
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
     let image = Image::open_with_ancestors(storage, name, &[]).await?;
-    check_before_restore(engine, &image, progress).await?;
+    image.check_complete()?;
+    let kept = if image.superblock().ancestors.is_empty() {
+        Kept::new()
+    } else {
+        progress.enter(Phase::Checking);
+        progress.unless_stopped(beforehand::check(engine, &image)).await?
+    };
     let mut new = hypervisor.begin_restore(guest, image.superblock().tape_format).await?;
-    match restore(engine, &image, new.writer(), progress).await {
+    match restore_checked(engine, &image, kept, new.writer(), progress).await {
         Ok(report) => {
             new.start().await?;
             Ok(report)
@@ -89,28 +99,6 @@ pub async fn restore_guest(
             // The first failure is what the user must know.
             let _ = new.discard().await;
             Err(failure)
-        }
-    }
-}
-
-async fn check_before_restore(
-    engine: &Engine,
-    image: &Image,
-    progress: &Progress,
-) -> Result<(), EngineError> {
-    image.check_complete()?;
-    if image.superblock().ancestors.is_empty() {
-        return Ok(());
-    }
-    image.check_ancestors()?;
-    // Counters of its own: the progress that is shown is the restore's.
-    let counters = Progress::default();
-    let report = progress.unless_stopped(verify_deep(engine, image, &counters)).await?;
-    match report.damages.first() {
-        None => Ok(()),
-        Some(damage) => {
-            let part = format!("segment {} or what it rests on", damage.number);
-            Err(FormatError::damaged(0, part, damage.problem.clone()).into())
         }
     }
 }

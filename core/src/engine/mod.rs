@@ -5,6 +5,7 @@
 //! one for pages, one for encoded segments. Each step holds at most one buffer of the first
 //! while it waits for one of the second, so the two cannot wait for each other.
 
+mod beforehand;
 mod commit;
 mod consumed;
 mod copy;
@@ -15,6 +16,7 @@ mod gather;
 mod guest;
 mod image;
 mod lineage;
+mod locate;
 mod page_index;
 mod partial;
 mod progress;
@@ -28,7 +30,7 @@ mod verify;
 use std::fmt;
 use std::sync::Arc;
 
-pub use consumed::{Consumed, ConsumedBy, consume, consumed, is_mark, unconsume};
+pub use consumed::{Consumed, ConsumedBy, consume, consumed, is_mark, orphaned_marks, unconsume};
 pub use copy::copy;
 pub use error::EngineError;
 pub use extract::{ExtractReport, extract};
@@ -39,7 +41,7 @@ pub use lineage::{AncestorProblem, descendants};
 pub use partial::restore_partial;
 pub use progress::{Phase, Progress};
 pub use recover::{RecoverReport, recover};
-pub use replay::flatten;
+pub use replay::{flatten, repack};
 pub use restore::{RestoreReport, restore};
 pub use save::{SaveOptions, SaveReport, save, save_upon};
 pub use template::{make_template, open_template};

@@ -14,7 +14,7 @@ pub enum Phase {
     Moving,
     /// Waiting until all of it is durable.
     Syncing,
-    /// Reading back what was written.
+    /// Reading back what was written, or what a restore will need.
     Checking,
     /// Making the image visible.
     Publishing,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 
 use super::restore::ReadAhead;
-use super::{Engine, EngineError, Image, Phase, Progress, SaveOptions, SaveReport, save};
+use super::{Engine, EngineError, Foundation, Image, Phase, Progress, SaveOptions, SaveReport, save_upon};
 use crate::PAGE_SIZE;
 use crate::buffer::BufferPool;
 use crate::format::FormatError;
@@ -97,9 +97,25 @@ pub async fn flatten(
     options: &SaveOptions,
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
+    repack(engine, None, image, storage, name, options, progress).await
+}
+
+/// As [`flatten`], with pages left out that `foundation` has already.
+///
+/// # Errors
+/// As [`flatten`].
+pub async fn repack(
+    engine: &Engine,
+    foundation: Option<&Foundation>,
+    image: &Image,
+    storage: &dyn Storage,
+    name: &str,
+    options: &SaveOptions,
+    progress: &Progress,
+) -> Result<SaveReport, EngineError> {
     progress.enter(Phase::Moving);
     image.check_complete()?;
     let (reading, writing) = engine.halves();
     let mut replay = Replay::new(&reading, image);
-    save(&writing, &mut replay, storage, name, options, progress).await
+    save_upon(&writing, foundation, &mut replay, storage, name, options, progress).await
 }

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
 
-use super::gather::{Wanted, bytes_needed, gather};
+use super::beforehand::{self, Kept};
+use super::gather::{Cost, Plan, Room};
+use super::locate::{Wanted, locate};
 use super::{Engine, EngineError, Image, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::Payload;
@@ -35,19 +37,31 @@ pub async fn restore(
     writer: &mut dyn GuestWriter,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
-    progress.unless_stopped(restore_all(engine, image, writer, progress)).await
+    restore_checked(engine, image, Kept::new(), writer, progress).await
+}
+
+/// As [`restore`], where some segments were read already.
+pub(super) async fn restore_checked(
+    engine: &Engine,
+    image: &Image,
+    kept: Kept,
+    writer: &mut dyn GuestWriter,
+    progress: &Progress,
+) -> Result<RestoreReport, EngineError> {
+    progress.unless_stopped(restore_all(engine, image, kept, writer, progress)).await
 }
 
 async fn restore_all(
     engine: &Engine,
     image: &Image,
+    kept: Kept,
     writer: &mut dyn GuestWriter,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
     image.check_complete()?;
     progress.set_total(image.footer().totals.pages * PAGE_SIZE as u64);
     progress.enter(Phase::Moving);
-    let mut batches = ReadAhead::new(engine, image);
+    let mut batches = ReadAhead::after(engine, image, kept);
     let mut report = RestoreReport::default();
     for entry in image.frames() {
         let raw = batches.while_waiting_for(image.frame_chunk(entry)).await?;
@@ -83,17 +97,25 @@ type Fetched = Result<(DirectoryEntry, Batch), EngineError>;
 pub(super) struct ReadAhead<'a> {
     engine: &'a Engine,
     image: &'a Image,
-    waiting: std::slice::Iter<'a, DirectoryEntry>,
+    /// Segments that were read already.
+    kept: Kept,
+    waiting: std::iter::Enumerate<std::slice::Iter<'a, DirectoryEntry>>,
     in_flight: FuturesOrdered<BoxFuture<'a, Fetched>>,
     ready: VecDeque<Fetched>,
 }
 
 impl<'a> ReadAhead<'a> {
     pub(super) fn new(engine: &'a Engine, image: &'a Image) -> Self {
+        Self::after(engine, image, Kept::new())
+    }
+
+    /// With some segments in memory.
+    fn after(engine: &'a Engine, image: &'a Image, kept: Kept) -> Self {
         Self {
             engine,
             image,
-            waiting: image.segments().iter(),
+            waiting: image.segments().iter().enumerate(),
+            kept,
             in_flight: FuturesOrdered::new(),
             ready: VecDeque::new(),
         }
@@ -104,10 +126,20 @@ impl<'a> ReadAhead<'a> {
     }
 
     fn fill(&mut self) {
-        while self.in_flight.len() + self.ready.len() < self.image.segments_at_once(self.engine) {
-            let Some(entry) = self.waiting.next() else { break };
-            self.in_flight.push_back(fetch(self.engine, self.image, *entry).boxed());
+        while self.in_flight.len() + self.ready.len() < self.at_once() {
+            let Some((number, entry)) = self.waiting.next() else { break };
+            let fetched = match self.kept.remove(&number) {
+                Some(stored) => decoded(self.engine, self.image, stored).boxed(),
+                None => fetch(self.engine, self.image, *entry).boxed(),
+            };
+            self.in_flight.push_back(fetched);
         }
+    }
+
+    /// How many segments may be under way, beside those that are kept.
+    fn at_once(&self) -> usize {
+        let kept = beforehand::slots(&self.kept, self.engine);
+        self.image.segments_at_once(self.engine).saturating_sub(kept).max(1)
     }
 
     pub(super) async fn next(&mut self) -> Fetched {
@@ -137,29 +169,61 @@ impl<'a> ReadAhead<'a> {
     }
 }
 
-/// Reads and decodes one segment, with what its pages rest on.
-pub(super) async fn fetch(engine: &Engine, image: &Image, entry: DirectoryEntry) -> Fetched {
-    let buffer = engine.encoded.take_slot().await?;
-    let bytes = image.reader().read_at(entry.offset, entry.len(), buffer).await?;
-    let (decoded, _) = decode(engine, image, entry, bytes).await?;
-    Ok((entry, decoded?))
+/// A segment as it is stored, with what its pages rest on: all that decoding needs.
+pub(super) struct Stored {
+    pub(super) entry: DirectoryEntry,
+    pub(super) bytes: Payload,
+    pub(super) bases: Bases,
 }
 
-/// Decodes a segment that was read; gives its bytes back as well.
-pub(super) async fn decode(
+impl Stored {
+    /// Memory that it takes of the engine's.
+    pub(super) fn budget_bytes(&self) -> usize {
+        let own = match &self.bytes {
+            Payload::Bytes(bytes) => bytes.budget_bytes(),
+            Payload::Modelled { .. } => 0,
+        };
+        own + self.bases.budget_bytes()
+    }
+}
+
+/// Reads and decodes one segment, with what its pages rest on.
+pub(super) async fn fetch(engine: &Engine, image: &Image, entry: DirectoryEntry) -> Fetched {
+    decoded(engine, image, read(engine, image, entry).await?).await
+}
+
+async fn decoded(engine: &Engine, image: &Image, stored: Stored) -> Fetched {
+    let entry = stored.entry;
+    let (batch, _) = decode(engine, image, stored).await?;
+    Ok((entry, batch?))
+}
+
+/// Reads one segment and what its pages rest on.
+pub(super) async fn read(
     engine: &Engine,
     image: &Image,
     entry: DirectoryEntry,
-    bytes: Payload,
+) -> Result<Stored, EngineError> {
+    // A segment that rests on others is small, and leaves its slot to what it rests on.
+    let rests = !image.superblock().ancestors.is_empty();
+    let capacity = if rests { entry.len() } else { engine.encoded.slot_bytes() };
+    let buffer = engine.encoded.take(capacity).await?;
+    let bytes = image.reader().read_at(entry.offset, entry.len(), buffer).await?;
+    let bases = if rests { bases_of(engine, image, &entry, &bytes).await? } else { Bases::default() };
+    Ok(Stored { entry, bytes, bases })
+}
+
+/// Decodes a segment; gives its bytes back as well.
+pub(super) async fn decode(
+    engine: &Engine,
+    image: &Image,
+    stored: Stored,
 ) -> Result<(Result<Batch, EngineError>, Payload), EngineError> {
-    let bases = match bases_of(engine, image, &entry, &bytes).await {
-        Ok(bases) => bases,
-        Err(error) => return Ok((Err(error), bytes)),
-    };
     let pages = engine.pages.take_slot().await?;
     let coder = std::sync::Arc::clone(&engine.coder);
     let uuid = image.superblock().uuid;
     let decoded = compute::run(&*engine.compute, move || {
+        let Stored { entry, bytes, bases } = stored;
         let decoded = coder.decode_upon(&uuid, &entry, &bytes, &bases, pages);
         let work = decoded.as_ref().map_or(Work::Other, |(_, tally)| Work::Decode(*tally));
         ((decoded.map(|(batch, _)| batch).map_err(EngineError::from), bytes), work)
@@ -167,21 +231,22 @@ pub(super) async fn decode(
     Ok(decoded.await?)
 }
 
-/// What the pages of a segment rest on. Its memory comes from the encoded pool, whole or not
-/// at all, so that segments in flight cannot wait for each other's parts of it.
+/// What the pages of a segment rest on.
 async fn bases_of(
     engine: &Engine,
     image: &Image,
     entry: &DirectoryEntry,
     bytes: &Payload,
 ) -> Result<Bases, EngineError> {
-    if image.superblock().ancestors.is_empty() {
+    let found = references(&image.superblock().uuid, entry, bytes.bytes()?)?;
+    if found.is_empty() {
         return Ok(Bases::default());
     }
-    let found = references(&image.superblock().uuid, entry, bytes.bytes()?)?;
-    // Each may turn out to be a difference that rests on a further page.
-    let reservation = engine.encoded.reserve(bytes_needed(2 * found.len())).await?;
     let wanted: Vec<Wanted> =
         found.into_iter().map(|(index, pfn, reference)| Wanted { index, pfn, reference }).collect();
-    Ok(gather(image.lineage(), &wanted, Some(reservation)).await?.0)
+    let plan = Plan::of(image.lineage(), locate(image.lineage(), &wanted).await?)?;
+    let Room { slot, reservation } = plan.room(&engine.encoded, 0).await?;
+    let mut bases = Bases { reservation: Some(reservation), ..Bases::default() };
+    plan.read(image.lineage(), slot, &mut bases, &mut Cost::default()).await?;
+    Ok(bases)
 }

@@ -3,7 +3,7 @@
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 
-use super::restore::decode;
+use super::restore::{decode, read};
 use super::{Engine, EngineError, Image, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::Payload;
@@ -164,13 +164,14 @@ async fn verify_segment(
     if entry.is_lost() {
         return Err(EngineError::Incomplete("this segment was lost before the image was recovered".into()));
     }
-    let buffer = engine.encoded.take_slot().await?;
-    let bytes = image.reader().read_at(entry.offset, entry.len(), buffer).await?;
     let uuid = image.superblock().uuid;
     if depth == Depth::Alone {
+        let buffer = engine.encoded.take_slot().await?;
+        let bytes = image.reader().read_at(entry.offset, entry.len(), buffer).await?;
         return check_segment(engine, uuid, entry, bytes).await?.0;
     }
-    let (decoded, bytes) = decode(engine, image, entry, bytes).await?;
+    let stored = read(engine, image, entry).await?;
+    let (decoded, bytes) = decode(engine, image, stored).await?;
     drop(decoded?);
     check_padding(&uuid, &entry, bytes.bytes()?)
 }

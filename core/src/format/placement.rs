@@ -15,6 +15,9 @@ pub enum Placement {
     Hybrid,
     /// No blob straddles a block boundary: the paper's rule, at a price (`results/layout`).
     Strict,
+    /// Pages one behind the other, for images of which others need runs of pages (templates): a
+    /// run is one stretch then, where it would be spread over its segment.
+    Ordered,
 }
 
 /// A rest of a block up to this size may be left empty (bytes).
@@ -33,12 +36,16 @@ pub struct Plan {
 }
 
 /// Places blobs of the given lengths (bytes, each 1 to 4096) after `start` bytes of header and
-/// table. Blobs of exactly 4096 bytes are stored pages and start on a block boundary.
+/// table. Blobs of exactly 4096 bytes are stored pages and start on a block boundary, unless
+/// order counts.
 ///
 /// # Panics
 /// If a length is 0 or exceeds 4096.
 #[expect(clippy::cast_possible_truncation, reason = "a segment is a little over 4 MiB")]
 pub fn place(lens: &[u16], start: usize, placement: Placement) -> Plan {
+    if placement == Placement::Ordered {
+        return in_order(lens, start);
+    }
     let mut waiting = Waiting::new(lens);
     let mut at = vec![0u32; lens.len()];
     let mut pos = start.next_multiple_of(GRANULE);
@@ -62,6 +69,18 @@ pub fn place(lens: &[u16], start: usize, placement: Placement) -> Plan {
         }
     }
     Plan { at, end }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a segment is a little over 4 MiB")]
+fn in_order(lens: &[u16], start: usize) -> Plan {
+    let mut plan = Plan { at: Vec::with_capacity(lens.len()), end: start };
+    for &len in lens {
+        assert!((1..=STORED).contains(&len), "blob of {len} bytes");
+        let at = plan.end.next_multiple_of(GRANULE);
+        plan.at.push(at as u32);
+        plan.end = at + usize::from(len);
+    }
+    plan
 }
 
 /// How many bytes the last block leaves empty whatever the order, in bytes.
@@ -172,7 +191,7 @@ mod test {
             assert!(at as usize >= free_from, "overlap at {at}");
             assert_eq!(at as usize % GRANULE, 0);
             assert!(blocks_touched(at, len) <= if placement == Placement::Strict { 1 } else { 2 });
-            if usize::from(len) == BLOCK {
+            if usize::from(len) == BLOCK && placement != Placement::Ordered {
                 assert_eq!(at as usize % BLOCK, 0, "a stored page off its boundary");
             }
             free_from = at as usize + usize::from(len);
@@ -187,6 +206,8 @@ mod test {
         fn blobs_keep_apart(lens in prop::collection::vec(1u16..=4096, 0..1024), start in 64usize..16704) {
             check(&lens, start, Placement::Hybrid);
             check(&lens, start, Placement::Strict);
+            check(&lens, start, Placement::Ordered);
+            prop_assert!(place(&lens, start, Placement::Ordered).at.is_sorted());
         }
 
         #[test]

@@ -1,12 +1,12 @@
 //! What the pages of a segment rest on: ancestors' pages as they are stored, and how each is
 //! turned into contents.
 
-use super::decode::{decode_contents, decode_page};
+use super::decode::{check_stored, decode_contents, decode_page};
 use crate::Page;
 use crate::buffer::{Buffer, Reservation};
 use crate::ecbc::PageDecoder;
 use crate::format::ImageUuid;
-use crate::format::entry::Entry;
+use crate::format::entry::{Entry, content_check};
 use crate::format::reference::Reference;
 
 /// Where a stored page's bytes are in [`Bases`].
@@ -74,7 +74,19 @@ impl Bases {
         self.pages.get(index).and_then(Option::as_ref)
     }
 
-    fn blob(&self, page: &StoredPage) -> &[u8] {
+    /// Memory that they take of a pool's budget, in bytes.
+    pub fn budget_bytes(&self) -> usize {
+        let buffers: usize = self.buffers.iter().map(Buffer::budget_bytes).sum();
+        buffers + self.reservation.as_ref().map_or(0, Reservation::bytes)
+    }
+
+    /// The same in no more memory than it needs, for those who keep it.
+    pub(crate) fn shrink(mut self) -> Self {
+        self.buffers = self.buffers.into_iter().map(Buffer::shrink).collect();
+        self
+    }
+
+    pub(crate) fn blob(&self, page: &StoredPage) -> &[u8] {
         let blob = page.blob.and_then(|blob| self.buffers.get(blob.buffer)?.get(blob.at..)?.get(..blob.len));
         blob.unwrap_or_default()
     }
@@ -103,9 +115,90 @@ impl Bases {
         out: &mut Page,
     ) -> Result<(), String> {
         let page = base.page.as_ref().ok_or("the ancestor's page was not read")?;
+        let (uuid, pfn, entry, blob) = (&page.uuid, page.pfn, page.entry, self.blob(page));
+        let Some((_, under)) = &base.under else {
+            return decode_page(decoder, uuid, pfn, entry, blob, None, out);
+        };
         let mut contents = [0; crate::PAGE_SIZE];
-        let under = self.decode_under(decoder, base, &mut contents)?;
-        decode_page(decoder, &page.uuid, page.pfn, page.entry, self.blob(page), under, out)
+        self.decode_alone(decoder, under, &mut contents)?;
+        decode_page(decoder, uuid, pfn, entry, blob, Some(&contents), out)
+    }
+
+    /// Decodes page `index` of a segment from its own `blob` and what it rests on. On error
+    /// `out` holds zeros.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    #[expect(clippy::too_many_arguments, reason = "all that is known of a page")]
+    pub(crate) fn decode_upon(
+        &self,
+        decoder: &mut PageDecoder,
+        uuid: &ImageUuid,
+        pfn: u64,
+        entry: Entry,
+        blob: &[u8],
+        index: usize,
+        out: &mut Page,
+    ) -> Result<(), String> {
+        let Some(base) = self.get(index) else {
+            return decode_page(decoder, uuid, pfn, entry, blob, None, out);
+        };
+        let result = if matches!(entry, Entry::Same { .. } | Entry::Elsewhere { .. }) {
+            self.decode_same(decoder, base, entry.check(), out)
+        } else {
+            let mut contents = [0; crate::PAGE_SIZE];
+            self.decode(decoder, base, &mut contents)
+                .and_then(|()| decode_page(decoder, uuid, pfn, entry, blob, Some(&contents), out))
+        };
+        if result.is_err() {
+            out.fill(0);
+        }
+        result
+    }
+
+    /// Decodes the ancestor's page of `base`, whose contents must have `check` if there is one.
+    fn decode_same(
+        &self,
+        decoder: &mut PageDecoder,
+        base: &Base,
+        check: Option<u32>,
+        out: &mut Page,
+    ) -> Result<(), String> {
+        self.decode(decoder, base, out)?;
+        // Decoding has seen to the ancestor's own check: the same one need not be made again.
+        let checked = base.page.and_then(|page| page.entry.check());
+        match check {
+            Some(wanted) if check != checked && wanted != content_check(out) => {
+                Err("the check of its contents differs".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the stored bytes of what page `index` rests on, and that they are of a kind that
+    /// `entry` may rest on; decodes nothing.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub(crate) fn check_stored(&self, index: usize, entry: Entry) -> Result<(), String> {
+        let base = self.get(index);
+        if Reference::of_entry(entry).is_none() && !matches!(entry, Entry::Difference { .. }) {
+            return Ok(());
+        }
+        let page = base.and_then(|base| base.page).ok_or("the page that it rests on was not read")?;
+        let under = base.and_then(|base| base.under).map(|(_, page)| page);
+        let needs_under = matches!(page.entry, Entry::Difference { .. });
+        if needs_under != under.is_some() || Reference::of_entry(page.entry).is_some() {
+            return Err("the page that it rests on is missing, or rests on another itself".into());
+        }
+        let same = Reference::of_entry(entry).and(entry.check()).zip(page.entry.check());
+        if same.is_some_and(|(own, ancestors)| own != ancestors) {
+            return Err("the check of its contents differs".into());
+        }
+        for page in [Some(page), under].into_iter().flatten() {
+            check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))?;
+        }
+        Ok(())
     }
 
     /// Whether the ancestor's page of `base` has the very bytes of `page`. Its own content

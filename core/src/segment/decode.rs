@@ -24,7 +24,6 @@ pub(super) fn segment(
 ) -> Result<(Batch, Tally), SegmentError> {
     let table = parse_table(bytes, uuid, entry)?;
     let mut tally = Tally::default();
-    let mut contents = [0; PAGE_SIZE];
     let (page_arrays, _) = pages.spare().as_chunks_mut::<PAGE_SIZE>();
     if bytes.len() < table.header.len() || page_arrays.len() < table.len() {
         return Err(FormatError::damaged(entry.offset, "a segment", "it is cut off").into());
@@ -32,12 +31,8 @@ pub(super) fn segment(
     for (index, (pfn, page)) in table.pfns.iter().zip(page_arrays).enumerate() {
         let page_entry = table.entry(index);
         let blob = blob_of(&table, bytes, index);
-        let base = match bases.get(index) {
-            None => Ok(None),
-            Some(base) => bases.decode(decoder, base, &mut contents).map(|()| Some(&contents)),
-        };
-        let checked = base.and_then(|base| decode_page(decoder, uuid, pfn, page_entry, blob, base, page));
-        checked.map_err(|problem| page_damage(&table, index, pfn, problem))?;
+        let decoded = bases.decode_upon(decoder, uuid, pfn, page_entry, blob, index, page);
+        decoded.map_err(|problem| page_damage(&table, index, pfn, problem))?;
         tally.add(page_entry.tag(), blob.len());
     }
     pages.set_len(table.len() * PAGE_SIZE);
@@ -103,6 +98,41 @@ pub(super) fn check_alone(
             .map_err(|problem| page_damage(&table, index, pfn, problem))?;
     }
     Ok(table)
+}
+
+/// Checks the stored bytes of a segment and of all that its pages rest on, without decoding.
+pub(super) fn check_segment(
+    uuid: &ImageUuid,
+    entry: &DirectoryEntry,
+    bytes: &[u8],
+    bases: &Bases,
+) -> Result<(), FormatError> {
+    let table = parse_table(bytes, uuid, entry)?;
+    if bytes.len() < table.header.len() {
+        return Err(FormatError::damaged(entry.offset, "a segment", "it is cut off"));
+    }
+    for (index, pfn) in table.pfns.iter().enumerate() {
+        let page_entry = table.entry(index);
+        check_stored(uuid, pfn, page_entry, blob_of(&table, bytes, index))
+            .and_then(|()| bases.check_stored(index, page_entry))
+            .map_err(|problem| page_damage(&table, index, pfn, problem))?;
+    }
+    Ok(())
+}
+
+/// Checks the stored bytes of one page.
+///
+/// # Errors
+/// What is wrong, in words.
+pub(super) fn check_stored(uuid: &ImageUuid, pfn: u64, entry: Entry, blob: &[u8]) -> Result<(), String> {
+    match entry {
+        Entry::Absent => Err("the image has no contents for it".into()),
+        Entry::Stored { check, .. } if blob.len() != PAGE_SIZE || content_check(blob) != check => {
+            Err("the check of its contents differs".into())
+        }
+        Entry::Blob { .. } | Entry::Difference { .. } => checked_blob(uuid, pfn, blob).map(|_| ()),
+        _ => Ok(()),
+    }
 }
 
 /// Which page the stored difference `blob` rests on.

@@ -3,7 +3,7 @@
 use super::upon::{self, Upon};
 use super::{Bases, EncodedSegment, RestsOn, SegmentError};
 use crate::buffer::{Buffer, Payload};
-use crate::ecbc::{BLOB_ROOM, PageCode, PageEncoder, Tally};
+use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
@@ -34,10 +34,10 @@ struct PlacedPage {
 }
 
 impl Scratch {
-    pub(super) fn new(encoder: PageEncoder) -> Self {
+    pub(super) fn new(method: Method) -> Self {
         Self {
-            encoder,
-            upon: Upon::new(),
+            encoder: PageEncoder::new(method),
+            upon: Upon::new(method),
             blobs: Vec::new(),
             placed: Vec::new(),
             lens: Vec::new(),
@@ -160,7 +160,8 @@ pub(super) fn segment(
     let defaults = scratch.entries.iter().filter(|&&entry| entry == default).count();
     let strict = job.placement == Placement::Strict;
     let draft = TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults };
-    let Layout { entry, lens, table_end, plan } = layout_of(&draft, std::mem::take(&mut scratch.lens));
+    let Layout { entry, lens, table_end, plan } =
+        layout_of(&draft, job.placement, std::mem::take(&mut scratch.lens));
     scratch.lens = lens;
     let total = entry.len();
     let bytes = &mut out.spare()[..total];
@@ -191,13 +192,13 @@ pub struct Layout {
 pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
     let strict = placement == Placement::Strict;
     let uuid = &[0; 16];
-    layout_of(&TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros }, lens)
+    let draft = TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros };
+    layout_of(&draft, placement, lens)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "at most 1024 pages, 1029 blocks")]
-fn layout_of(draft: &TableDraft<'_>, mut lens: Vec<u16>) -> Layout {
+fn layout_of(draft: &TableDraft<'_>, placement: Placement, mut lens: Vec<u16>) -> Layout {
     let table_end = draft.table_end();
-    let placement = if draft.strict { Placement::Strict } else { Placement::Hybrid };
     if !draft.strict {
         spend_slack(&mut lens, table_end);
     }

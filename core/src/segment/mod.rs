@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::{Buffer, NotBytes, Payload};
-use crate::ecbc::{Method, PageDecoder, PageEncoder, Tally};
+use crate::ecbc::{Method, PageDecoder, Tally};
 use crate::format::ancestor::ANCESTORS_MAX;
 use crate::format::directory::DirectoryEntry;
 use crate::format::placement::Placement;
@@ -26,7 +26,7 @@ pub use encode::{Layout, layout};
 
 pub(crate) use upon::words_alike;
 
-pub(crate) use decode::{decode_page, difference_reference, parse_table, references, unused_bytes_are_zero};
+pub(crate) use decode::{difference_reference, parse_table, references, unused_bytes_are_zero};
 
 /// A segment that cannot be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +127,18 @@ pub trait SegmentCoder: Send + Sync {
         self.decode(uuid, entry, segment, pages)
     }
 
+    /// Checks the stored bytes of a segment and of all that its pages rest on; decodes nothing.
+    /// Modelled pages have no checks.
+    fn check_stored(
+        &self,
+        _uuid: &ImageUuid,
+        _entry: &DirectoryEntry,
+        _segment: &Payload,
+        _bases: &Bases,
+    ) -> Result<(), SegmentError> {
+        Ok(())
+    }
+
     /// Checks a segment without its ancestors: all of it, but of pages that rest on others
     /// only the stored bytes. `pages` is a slot to work in.
     fn check_alone(
@@ -160,7 +172,7 @@ impl EcbcCoder {
     /// Runs `f` with an encoder of the calling worker's own.
     fn with_encoder<T>(&self, f: impl FnOnce(&mut encode::Scratch) -> T) -> T {
         let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(PageEncoder::new(self.method)));
+        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(self.method));
         let result = f(&mut scratch);
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
@@ -240,6 +252,16 @@ impl SegmentCoder for EcbcCoder {
     ) -> Result<(Batch, Tally), SegmentError> {
         let bytes = segment.bytes()?;
         self.with_decoder(|decoder| decode::segment(decoder, uuid, entry, bytes, bases, pages))
+    }
+
+    fn check_stored(
+        &self,
+        uuid: &ImageUuid,
+        entry: &DirectoryEntry,
+        segment: &Payload,
+        bases: &Bases,
+    ) -> Result<(), SegmentError> {
+        Ok(decode::check_segment(uuid, entry, segment.bytes()?, bases)?)
     }
 
     fn check_alone(

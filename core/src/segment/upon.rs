@@ -7,7 +7,7 @@
 use super::encode::DIFFERENCE_MAX;
 use super::{Base, Bases, Likeness, RestsOn, StoredPage};
 use crate::ecbc::difference::DifferenceEncoder;
-use crate::ecbc::{PageDecoder, uniform};
+use crate::ecbc::{Method, PageDecoder, uniform};
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::{Place, Reference};
 use crate::{PAGE_SIZE, Page};
@@ -48,10 +48,10 @@ pub(super) struct Upon {
 }
 
 impl Upon {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(method: Method) -> Self {
         Self {
             decoder: PageDecoder::new(),
-            difference: DifferenceEncoder::new(),
+            difference: DifferenceEncoder::new(method),
             rests_on: RestsOn::default(),
             both_zero: Vec::new(),
         }
@@ -140,9 +140,12 @@ impl Upon {
         if !has_bytes || bases.decode_alone(&mut self.decoder, &stored, &mut contents).is_err() {
             return Found::Nothing;
         }
-        let (same, telling) = words_alike(page, &contents);
-        if ALIKE * same < telling {
-            return Found::Nothing;
+        // Pages found by their features are alike, though perhaps not at the same places.
+        if reference.place == Place::SamePfn {
+            let (same, telling) = words_alike(page, &contents);
+            if ALIKE * same < telling {
+                return Found::Nothing;
+            }
         }
         let start = blobs.len();
         reference.write(blobs);

@@ -247,6 +247,10 @@ impl ObjectReader for MemoryReader {
         self.contents.is_empty()
     }
 
+    fn request_bytes(&self) -> usize {
+        64
+    }
+
     async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {
         read(&self.name, &self.contents, offset, len, buffer)
     }

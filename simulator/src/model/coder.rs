@@ -10,14 +10,16 @@ use comio_core::format::entry::{BLOB_CHECK_LEN, tag};
 use comio_core::format::placement::Placement;
 use comio_core::segment::{EncodedSegment, Layout, SegmentCoder, SegmentError, SlotBytes, layout};
 use comio_core::tape::{Batch, Pfns};
-use comio_core::{PAGE_SIZE, SEGMENT_PAGES};
+use comio_core::{PAGE_SIZE, Page, SEGMENT_PAGES};
 
 use crate::trace::{SyntheticGuest, Trace};
 
 /// What each page of a trace becomes by one method.
 #[derive(Debug, Clone)]
 pub struct CodeTable {
-    pages: Vec<Code>,
+    recorded: Vec<Code>,
+    /// In a private run. Other bytes take other lengths where a coder's tables are fixed.
+    private: Vec<Code>,
 }
 
 /// A page's tag and the bytes it takes in a segment.
@@ -32,18 +34,25 @@ impl CodeTable {
     pub fn new(trace: &Trace, method: Method) -> Self {
         let mut encoder = PageEncoder::new(method);
         let mut blob = vec![0; BLOB_ROOM];
+        let mut code = |page: &Page| code_of(encoder.encode(page, &mut blob));
         let (pages, _) = trace.memory().as_chunks::<PAGE_SIZE>();
-        Self { pages: pages.iter().map(|page| code_of(encoder.encode(page, &mut blob))).collect() }
+        let recorded = pages.iter().map(&mut code).collect();
+        let private = (0u32..).zip(pages).map(|(key, page)| {
+            let mut page = *page;
+            trace.exchange(key, 0).apply(&mut page);
+            code(&page)
+        });
+        Self { recorded, private: private.collect() }
     }
 
     pub(super) fn codes(&self) -> &[Code] {
-        &self.pages
+        &self.recorded
     }
 
-    /// What all pages together are.
+    /// What all pages together are, as recorded.
     pub fn tally(&self) -> Tally {
         let mut tally = Tally::default();
-        for code in &self.pages {
+        for code in &self.recorded {
             tally.add(code.tag, usize::from(code.len));
         }
         tally
@@ -103,8 +112,10 @@ impl ModelCoder {
         }
         Some(pfns.iter().map(|pfn| {
             // Below the guest's page count, as was checked.
-            let origin = guest.memory.origin(usize::try_from(pfn).unwrap_or_default());
-            guest.codes.pages[origin]
+            let pfn = usize::try_from(pfn).unwrap_or_default();
+            let codes = &guest.codes;
+            let pages = if guest.memory.is_private(pfn) { &codes.private } else { &codes.recorded };
+            pages[guest.memory.origin(pfn)]
         }))
     }
 
@@ -223,7 +234,7 @@ mod test {
         ) {
             let (method, trace) = (Method::ALL[method], trace(&kinds));
             let placement = if strict { Placement::Strict } else { Placement::Hybrid };
-            // No private pages: those are modelled as the recorded ones they are made from.
+            // No private pages: those are modelled by one exchange of bytes out of many.
             let guest = Arc::new(SyntheticGuest::new(&trace, 128, 0.0, seed, 0));
             let table = Arc::new(CodeTable::new(&trace, method));
             let coder = ModelCoder::new(placement, vec![CodedGuest { memory: Arc::clone(&guest), codes: table }]);
@@ -240,7 +251,7 @@ mod test {
     }
 
     #[test]
-    fn private_pages_take_what_the_recorded_ones_take() {
+    fn private_pages_take_what_they_do_by_another_exchange() {
         let kinds: Vec<u8> = (0..=255).collect();
         let trace = trace(&kinds);
         for method in Method::ALL {

@@ -381,6 +381,10 @@ impl ObjectReader for ModelReader {
         self.len == 0
     }
 
+    fn request_bytes(&self) -> usize {
+        0
+    }
+
     async fn read_at(&self, offset: u64, len: usize, _buffer: Buffer) -> Result<Payload, StorageError> {
         self.client.read_file(&self.name, offset, len).await
     }

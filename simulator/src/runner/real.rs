@@ -125,7 +125,7 @@ impl Stage<'_> {
 
     async fn made_template(&self, coder: ecbc::Method) -> Result<Template, RunError> {
         self.world.tell("making the template");
-        let coder = Arc::new(EcbcCoder::new(coder, Placement::Hybrid));
+        let coder = Arc::new(EcbcCoder::new(coder, Placement::Ordered));
         let engine = Engine::new(Arc::clone(&self.compute), coder, LOADING_BYTES);
         let seed = self.scenario().seed;
         let making = Template::make(&engine, &self.compute, &self.traces, seed, self.world, &self.storages);

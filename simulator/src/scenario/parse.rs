@@ -133,7 +133,7 @@ fn problems(
                 place.span(),
                 format!(
                     "there is no trace {name:?}: put {name}.comio into the directory `traces` beside \
-                     the scenario, or name one that is there"
+                     the scenario or give its directory with --traces, or name one that is there"
                 ),
             );
         }

@@ -2,19 +2,17 @@
 //!
 //! Indices are masked to their array's size, so that no code can make the decoder reach beyond;
 //! what they must be for the page to be right is checked once for each sequence.
-#![expect(clippy::inline_always, reason = "measured: calls within a sequence cost several percent")]
+#![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
-use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, mode};
+use super::copy::{Shuffle, choose_shuffle, copy_literals, copy_match};
+use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PADDED, mode};
 use crate::ecbc::BLOB_MAX;
+use crate::ecbc::cpu::Cpu;
 use crate::{PAGE_SIZE, Page};
-
-/// Bytes copied at a time, beyond the end if need be.
-const PIECE: usize = 16;
-/// A page, or a code, and room to read and write beyond it.
-const PADDED: usize = PAGE_SIZE + 64;
 
 /// Decodes pages; the memory is reused.
 pub(in crate::ecbc) struct PageLzDecoder {
+    cpu: Cpu,
     input: Box<[u8; PADDED]>,
     output: Box<[u8; PADDED]>,
 }
@@ -27,8 +25,8 @@ struct Header {
 }
 
 impl PageLzDecoder {
-    pub(in crate::ecbc) fn new() -> Self {
-        Self { input: Box::new([0; PADDED]), output: Box::new([0; PADDED]) }
+    pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
+        Self { cpu, input: Box::new([0; PADDED]), output: Box::new([0; PADDED]) }
     }
 
     /// Whether `blob` gave exactly one page. If not, `page` is as it was.
@@ -37,7 +35,13 @@ impl PageLzDecoder {
             return false;
         }
         self.input[..blob.len()].copy_from_slice(blob);
-        let whole = sequences(&self.input, blob.len(), &mut self.output);
+        let (input, output, end) = (&*self.input, &mut *self.output, blob.len());
+        let whole = choose_shuffle!(
+            self.cpu,
+            fn decode<S>(input: &[u8; PADDED], end: usize, output: &mut [u8; PADDED]) -> bool {
+                sequences::<S>(input, end, output)
+            }
+        );
         if whole {
             page.copy_from_slice(&self.output[..PAGE_SIZE]);
         }
@@ -47,7 +51,8 @@ impl PageLzDecoder {
 
 /// Decodes the `end` bytes of code in `input`; what either array holds of earlier pages is never
 /// part of a result that this calls whole.
-fn sequences(input: &[u8; PADDED], end: usize, output: &mut [u8; PADDED]) -> bool {
+#[inline(always)]
+fn sequences<S: Shuffle>(input: &[u8; PADDED], end: usize, output: &mut [u8; PADDED]) -> bool {
     let mut read = 0;
     let mut written = 0;
     let mut distance = FIRST_DISTANCE;
@@ -66,7 +71,7 @@ fn sequences(input: &[u8; PADDED], end: usize, output: &mut [u8; PADDED]) -> boo
         if distance == 0 || distance > written || written + header.len > PAGE_SIZE {
             return false;
         }
-        copy_match(output, written, distance, header.len);
+        copy_match::<S>(output, written, distance, header.len);
         written += header.len;
         if written == PAGE_SIZE {
             break;
@@ -104,38 +109,4 @@ fn length(input: &[u8; PADDED], read: &mut usize, field: usize) -> usize {
         *read += 2;
     }
     FIELD_MAX + rest
-}
-
-#[inline(always)]
-fn copy_literals(input: &[u8; PADDED], from: usize, output: &mut [u8; PADDED], to: usize, len: usize) {
-    let mut copied = 0;
-    loop {
-        let source = (from + copied) & (PAGE_SIZE - 1);
-        let target = (to + copied) & (PAGE_SIZE - 1);
-        output[target..target + PIECE].copy_from_slice(&input[source..source + PIECE]);
-        copied += PIECE;
-        if copied >= len {
-            break;
-        }
-    }
-}
-
-#[inline(always)]
-fn copy_match(output: &mut [u8; PADDED], to: usize, distance: usize, len: usize) {
-    let mut copied = 0;
-    if distance >= 8 {
-        while copied < len {
-            let source = (to - distance + copied) & (PAGE_SIZE - 1);
-            let target = (to + copied) & (PAGE_SIZE - 1);
-            // Two halves: at distances from 8 to 15 the second reads what the first wrote.
-            output.copy_within(source..source + 8, target);
-            output.copy_within(source + 8..source + 16, target + 8);
-            copied += PIECE;
-        }
-        return;
-    }
-    while copied < len {
-        output[(to + copied) & (PAGE_SIZE - 1)] = output[(to - distance + copied) & (PAGE_SIZE - 1)];
-        copied += 1;
-    }
 }

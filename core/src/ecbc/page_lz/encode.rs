@@ -1,202 +1,87 @@
-//! From a page to page LZ: one greedy pass.
-//!
-//! Indices are masked to their array's size where that costs less than a checked index; they are
-//! in range anyway.
-#![expect(clippy::inline_always, reason = "measured: calls within a sequence cost several percent")]
+//! From sequences to bytes.
+#![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
-use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, mode};
+use std::marker::PhantomData;
+
+use super::parse::{Effort, Parser, Sequence, Sink};
+use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PADDED, PIECE, mode};
+use crate::ecbc::cpu::{Cpu, compiled_for};
 use crate::{PAGE_SIZE, Page};
 
-/// Log2 of the hash table's entries: 4 KiB, so that table, page and output share the L1 cache.
-const HASH_LOG: u32 = 11;
-const ENTRIES: usize = 1 << HASH_LOG;
-/// Bytes hashed: longer than the shortest match, since short matches cost more time than they
-/// save space.
-const HASHED_BYTES: u32 = 6;
-/// After `2^SKIP_LOG` positions without a match every second is tried, then every third, ...
-const SKIP_LOG: u32 = 3;
-/// Literals are copied in pieces of this size, beyond their end if need be.
-const PIECE: usize = 16;
-/// A page and room to read beyond it.
-const PADDED: usize = PAGE_SIZE + 64;
-/// Positions after this one start no match: eight bytes are read at each.
-const LAST_START: usize = PAGE_SIZE - 8;
 /// Twice a page: no code is as long, since no sequence is longer than what it stands for by more
 /// than the extension of its literals.
 const ROOM: usize = 2 * PAGE_SIZE;
 
+/// Eight bytes hashed, soon in large strides: as fast as LZ4 that skips more, and denser.
+pub(in crate::ecbc) struct Fast;
+
+impl Effort for Fast {
+    const HASHED_BYTES: u32 = 8;
+    const SKIP_LOG: u32 = 1;
+    const ACCEPTED: usize = 7;
+}
+
+/// Six bytes hashed, strides after eight positions: denser than LZ4 and faster.
+pub(in crate::ecbc) struct Light;
+
+impl Effort for Light {
+    const HASHED_BYTES: u32 = 6;
+    const SKIP_LOG: u32 = 3;
+    const ACCEPTED: usize = MATCH_MIN;
+}
+
 /// Encodes pages; the memory is reused, nothing of a page's content is.
-pub(in crate::ecbc) struct PageLzEncoder {
-    /// For a hash of six bytes, where they were met last (0 at first: as good as any position).
-    table: Box<[u16; ENTRIES]>,
-    input: Box<[u8; PADDED]>,
+pub(in crate::ecbc) struct PageLzEncoder<E> {
+    cpu: Cpu,
+    parser: Parser,
     output: Output,
+    effort: PhantomData<E>,
 }
 
-/// Bytes equal at two places, the later one not yet coded.
-#[derive(Clone, Copy)]
-struct Match {
-    at: usize,
-    from: usize,
-}
-
-impl PageLzEncoder {
-    pub(in crate::ecbc) fn new() -> Self {
-        Self {
-            table: Box::new([0; ENTRIES]),
-            input: Box::new([0; PADDED]),
-            output: Output { bytes: Box::new([0; ROOM + PIECE]), len: 0 },
-        }
+impl<E: Effort> PageLzEncoder<E> {
+    pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
+        Self { cpu, parser: Parser::new(), output: Output::new(), effort: PhantomData }
     }
 
     /// The length of the code, or `None` if `target` cannot hold it.
     pub(in crate::ecbc) fn encode(&mut self, page: &Page, target: &mut [u8]) -> Option<usize> {
-        self.input[..PAGE_SIZE].copy_from_slice(page);
-        self.table.fill(0);
-        self.output.len = 0;
-        let coded = self.encode_matches();
-        self.output.last_literals(&self.input[coded..PAGE_SIZE]);
+        let (cpu, parser, output) = (self.cpu, &mut self.parser, &mut self.output);
+        compiled_for!(
+            cpu,
+            fn encode<E: Effort>(parser: &mut Parser, output: &mut Output, page: &Page) -> () {
+                output.begin();
+                let last = parser.parse::<E>(page, output);
+                output.last_literals(last);
+            }
+        );
         let code = &self.output.bytes[..self.output.len];
         target.get_mut(..code.len())?.copy_from_slice(code);
         Some(code.len())
     }
-
-    /// Codes all that ends with a match; gives where the last literals begin.
-    fn encode_matches(&mut self) -> usize {
-        let input = &*self.input;
-        let table = &mut *self.table;
-        let mut distance = FIRST_DISTANCE;
-        let mut coded = 0;
-        let mut at = 1;
-        while let Some(found) = search(input, table, at, distance) {
-            let mut found = extend_back(input, found, coded);
-            // Matches often follow each other without a gap: look there first.
-            loop {
-                let len = match_len(input, found);
-                let found_distance = found.at - found.from;
-                self.output.sequence(input, coded..found.at, found_distance, distance, len);
-                distance = found_distance;
-                coded = found.at + len;
-                if coded > LAST_START {
-                    return coded;
-                }
-                let inner = coded - 2;
-                swap_in(table, read(input, inner), inner);
-                let here = read(input, coded);
-                let from = swap_in(table, here, coded);
-                if !starts_match(read(input, from), here) {
-                    break;
-                }
-                found = Match { at: coded, from };
-            }
-            at = coded + 1;
-        }
-        coded
-    }
-}
-
-/// The first match at or after `at`: at the distance of the match before, or by the table.
-#[inline(always)]
-fn search(input: &[u8; PADDED], table: &mut [u16; ENTRIES], mut at: usize, distance: usize) -> Option<Match> {
-    let mut tried = 1 << SKIP_LOG;
-    while at <= LAST_START {
-        let here = read(input, at);
-        let from = swap_in(table, here, at);
-        if at >= distance && starts_match(read(input, at - distance), here) {
-            return Some(Match { at, from: at - distance });
-        }
-        if starts_match(read(input, from), here) {
-            return Some(Match { at, from });
-        }
-        at += tried >> SKIP_LOG;
-        tried += 1;
-    }
-    None
-}
-
-/// Enters the position of the bytes `here`; gives the one that the table had for their hash.
-#[inline(always)]
-fn swap_in(table: &mut [u16; ENTRIES], here: u64, at: usize) -> usize {
-    usize::from(std::mem::replace(&mut table[hash(here)], position(at)))
-}
-
-/// The match begun as early as it can be, not before `coded`.
-#[inline(always)]
-fn extend_back(input: &[u8; PADDED], Match { mut at, mut from }: Match, coded: usize) -> Match {
-    let byte = |index: usize| input[index & (PAGE_SIZE - 1)];
-    while at > coded && from > 0 && byte(at - 1) == byte(from - 1) {
-        at -= 1;
-        from -= 1;
-    }
-    Match { at, from }
-}
-
-/// How many bytes match, at least [`MATCH_MIN`], of which the caller knows.
-#[inline(always)]
-fn match_len(input: &[u8; PADDED], Match { at, from }: Match) -> usize {
-    let mut len = MATCH_MIN;
-    while at + len < PAGE_SIZE {
-        let differing = read(input, at + len) ^ read(input, from + len);
-        if differing != 0 {
-            len += differing.trailing_zeros() as usize / 8;
-            break;
-        }
-        len += 8;
-    }
-    len.min(PAGE_SIZE - at)
-}
-
-/// Eight bytes of the page, or of the padding behind it.
-#[inline(always)]
-fn read(input: &[u8; PADDED], at: usize) -> u64 {
-    let at = at & (PAGE_SIZE - 1);
-    let bytes: &[u8; 8] = input[at..at + 8].first_chunk().unwrap_or(&[0; 8]);
-    u64::from_le_bytes(*bytes)
-}
-
-/// Whether the first [`MATCH_MIN`] bytes are the same.
-#[inline(always)]
-fn starts_match(one: u64, other: u64) -> bool {
-    (one ^ other) << (64 - 8 * MATCH_MIN) == 0
-}
-
-#[inline(always)]
-fn hash(bytes: u64) -> usize {
-    // 2^64 divided by the golden ratio spreads consecutive numbers best.
-    let mixed = (bytes << (64 - 8 * HASHED_BYTES)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> (64 - HASH_LOG)) as usize
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "positions in a page are below 4096")]
-fn position(at: usize) -> u16 {
-    at as u16
 }
 
 struct Output {
     bytes: Box<[u8; ROOM + PIECE]>,
     len: usize,
+    /// Of the sequence before.
+    distance: usize,
 }
 
-impl Output {
+impl Sink for Output {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "fields are masked, distances below 4096")]
-    fn sequence(
-        &mut self,
-        input: &[u8; PADDED],
-        literals: std::ops::Range<usize>,
-        distance: usize,
-        distance_before: usize,
-        len: usize,
-    ) {
+    fn take(&mut self, input: &[u8; PADDED], sequence: Sequence) {
+        let Sequence { start, literals: count, distance, len } = sequence;
         let near = distance < 256;
         let words = distance.is_multiple_of(8) && distance < 8 * 256;
-        let (mode, given) = match (distance == distance_before, near, words) {
+        let (mode, given) = match (distance == self.distance, near, words) {
             (true, ..) => (mode::REPEAT, distance),
             (_, true, _) => (mode::BYTE, distance),
             (.., true) => (mode::WORDS, distance / 8),
             _ => (mode::FULL, distance),
         };
-        let (len, count) = (len - MATCH_MIN, literals.len());
+        let len = len - MATCH_MIN;
+        self.distance = distance;
         let token = mode | len.min(FIELD_MAX) << 2 | count.min(FIELD_MAX) << 5;
         let at = self.len & (ROOM - 1);
         self.bytes[at] = token as u8;
@@ -204,7 +89,18 @@ impl Output {
         self.len += 1 + usize::from(mode::BYTES[mode]);
         self.extension(len);
         self.extension(count);
-        self.literals(input, literals.start, count);
+        self.literals(input, start, count);
+    }
+}
+
+impl Output {
+    fn new() -> Self {
+        Self { bytes: Box::new([0; ROOM + PIECE]), len: 0, distance: 0 }
+    }
+
+    fn begin(&mut self) {
+        self.len = 0;
+        self.distance = FIRST_DISTANCE;
     }
 
     /// What a length field could not say.

@@ -17,12 +17,19 @@
 //! All of a sequence's header stands before its literals, so that a decoder need not wait for
 //! their number to learn the rest.
 
+mod copy;
 mod decode;
 mod encode;
+pub(super) mod packed;
+mod parse;
 
 pub(super) use decode::PageLzDecoder;
-pub(super) use encode::PageLzEncoder;
+pub(super) use encode::{Fast, Light, PageLzEncoder};
 
+/// Bytes copied at a time, beyond the end if need be.
+const PIECE: usize = 16;
+/// A page, or a code, and room to read and write beyond it.
+const PADDED: usize = PAGE_SIZE + 64;
 /// Shortest match in bytes.
 const MATCH_MIN: usize = 5;
 /// A length field of this value is followed by an extension.
@@ -31,6 +38,8 @@ const FIELD_MAX: usize = 7;
 const EXTENSION_MAX: usize = 255;
 /// The distance "before" the first sequence: a 64-bit word.
 const FIRST_DISTANCE: usize = 8;
+
+use crate::PAGE_SIZE;
 
 /// How a token says the distance.
 mod mode {

@@ -3,12 +3,11 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use comio_core::ecbc::{BLOB_MAX, PageCode, Tag};
-use comio_core::{PAGE_SIZE, Page};
 // Links the library.
 use lz4_sys as _;
 
-const PAGE_LEN: c_int = 4096;
+use super::c_len;
+use crate::coder::UnitCoder;
 
 unsafe extern "C" {
     fn LZ4_sizeofState() -> c_int;
@@ -56,24 +55,29 @@ impl Lz4 {
         }
         Self { state, acceleration }
     }
+}
 
-    pub(crate) fn encode(&mut self, page: &Page, blob: &mut [u8]) -> PageCode {
-        assert!(blob.len() >= PAGE_SIZE);
-        // SAFETY: the state was initialised in `new` and is only used here; one page is read and
-        // at most a page written, for which there is room.
+impl UnitCoder for Lz4 {
+    fn compress(&mut self, unit: &[u8], code: &mut [u8]) -> Option<usize> {
+        // SAFETY: the state was initialised in `new` and is only used here; the unit is read and
+        // at most its length written, for which the code has room.
         let len = unsafe {
             LZ4_compress_fast_extState_fastReset(
                 self.state.as_mut_ptr().cast(),
-                page.as_ptr().cast(),
-                blob.as_mut_ptr().cast(),
-                PAGE_LEN,
-                PAGE_LEN,
+                unit.as_ptr().cast(),
+                code[..unit.len()].as_mut_ptr().cast(),
+                c_len(unit),
+                c_len(unit),
                 self.acceleration,
             )
         };
-        match usize::try_from(len) {
-            Ok(len) if (1..=BLOB_MAX).contains(&len) => PageCode::Blob { tag: Tag::Lz4, len },
-            _ => PageCode::Stored,
-        }
+        usize::try_from(len).ok().filter(|&len| len > 0)
+    }
+
+    fn decompress(&mut self, code: &[u8], unit: &mut [u8]) -> bool {
+        let (from, to) = (code.as_ptr().cast(), unit.as_mut_ptr().cast());
+        // SAFETY: reads no more than the code and writes no more than the unit, whatever the code says.
+        let len = unsafe { lz4_sys::LZ4_decompress_safe(from, to, c_len(code), c_len(unit)) };
+        usize::try_from(len) == Ok(unit.len())
     }
 }

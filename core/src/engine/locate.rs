@@ -1,0 +1,157 @@
+//! Ancestors' pages found in their page tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use super::lineage::Lineage;
+use super::{EngineError, Image};
+use crate::format::FormatError;
+use crate::format::entry::Entry;
+use crate::format::reference::{Place, Reference};
+use crate::format::segment::PageTable;
+use crate::segment::Likeness;
+
+/// Page tables loaded at once for one batch.
+const TABLES_AT_ONCE: usize = 16;
+
+/// A page of an ancestor that page `index` of a batch rests on, or may rest on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) index: usize,
+    /// The batch's page, for references to the same pfn.
+    pub(super) pfn: u64,
+    pub(super) reference: Reference,
+}
+
+/// A wanted page, found in its ancestor's table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Located {
+    pub(super) index: usize,
+    /// The ancestor that has it, under the lineage's number.
+    pub(super) reference: Reference,
+    pub(super) entry: Entry,
+    pub(super) likeness: Likeness,
+    /// Its pfn there.
+    pub(super) pfn: u64,
+    /// Offset in the ancestor and length, in bytes.
+    pub(super) extent: Option<(u64, usize)>,
+}
+
+/// Locates all of `wanted`.
+///
+/// # Errors
+/// Damage if an ancestor does not have one of them; those of reading page tables.
+pub(super) async fn locate(lineage: &Lineage, wanted: &[Wanted]) -> Result<Vec<Located>, EngineError> {
+    let mut located = Vec::with_capacity(wanted.len());
+    let mut finder = Finder::new(lineage);
+    finder.load(wanted.iter().map(|wanted| wanted.reference)).await?;
+    for wanted in wanted {
+        let found = finder.find(*wanted).await?.ok_or_else(|| no_such_page(lineage, *wanted))?;
+        located.push(found);
+    }
+    Ok(located)
+}
+
+fn no_such_page(lineage: &Lineage, wanted: Wanted) -> EngineError {
+    let ancestor = lineage.members.get(usize::from(wanted.reference.ancestor));
+    let name = ancestor.map(|member| member.ancestor.to_string()).unwrap_or_default();
+    let part = format!("page {}", wanted.pfn);
+    FormatError::damaged(0, part, format!("it rests on a page that {name} does not have")).into()
+}
+
+/// Finds pages in their tables; pages in order are found without searching.
+pub(super) struct Finder<'a> {
+    lineage: &'a Lineage,
+    /// For each ancestor the page found last.
+    last: BTreeMap<u8, (Arc<PageTable>, usize)>,
+}
+
+impl<'a> Finder<'a> {
+    pub(super) fn new(lineage: &'a Lineage) -> Self {
+        Self { lineage, last: BTreeMap::new() }
+    }
+
+    /// Loads the tables that references by place need, many at once.
+    pub(super) async fn load(&self, references: impl Iterator<Item = Reference>) -> Result<(), EngineError> {
+        let segments: BTreeSet<(u8, u32)> = references
+            .filter_map(|Reference { ancestor, place }| match place {
+                Place::At { segment, .. } => Some((ancestor, segment)),
+                Place::SamePfn => None,
+            })
+            .collect();
+        let loads = segments.into_iter().map(|(ancestor, segment)| async move {
+            let image = self.lineage.member(ancestor)?;
+            image.index().table(image, segment as usize).await.map(|_| ())
+        });
+        stream::iter(loads).buffer_unordered(TABLES_AT_ONCE).try_collect().await
+    }
+
+    /// Where the page that `wanted` names stands; `None` if the ancestor has no such page.
+    pub(super) async fn find(&mut self, wanted: Wanted) -> Result<Option<Located>, EngineError> {
+        let Reference { ancestor, place } = wanted.reference;
+        let image = self.lineage.member(ancestor)?;
+        let found = match place {
+            Place::SamePfn => self.by_pfn(ancestor, image, wanted.pfn).await?,
+            Place::At { segment, index } => {
+                let table = image.index().table(image, segment as usize).await?;
+                Some((table, usize::from(index))).filter(|(table, index)| *index < table.len())
+            }
+        };
+        let Some((table, at)) = found else { return Ok(None) };
+        let entry = table.entry(at);
+        let in_image = |(at, len)| (table.offset + (table.header.table_end + at) as u64, len);
+        Ok(Some(Located {
+            index: wanted.index,
+            reference: wanted.reference,
+            entry,
+            likeness: Likeness::Changed,
+            pfn: table.pfn(at).unwrap_or(wanted.pfn),
+            extent: entry.extent().map(in_image),
+        }))
+    }
+
+    /// As [`find`](Self::find); where a reference stands there, the page that it names.
+    pub(super) async fn follow(&mut self, wanted: Wanted) -> Result<Option<Located>, EngineError> {
+        let Some(found) = self.find(wanted).await? else { return Ok(None) };
+        let Some(further) = Reference::of_entry(found.entry) else { return Ok(Some(found)) };
+        // The ancestor that holds the page may not have found a place in the lineage.
+        let Some(reference) = translate(self.lineage, found.reference.ancestor, further)? else {
+            return Ok(None);
+        };
+        self.find(Wanted { reference, ..wanted }).await
+    }
+
+    async fn by_pfn(
+        &mut self,
+        ancestor: u8,
+        image: &Image,
+        pfn: u64,
+    ) -> Result<Option<(Arc<PageTable>, usize)>, EngineError> {
+        if let Some((table, at)) = self.last.get_mut(&ancestor)
+            && table.pfn(*at + 1) == Some(pfn)
+        {
+            *at += 1;
+            return Ok(Some((Arc::clone(table), *at)));
+        }
+        let found = image.index().find(image, pfn).await?;
+        if let Some(found) = &found {
+            self.last.insert(ancestor, found.clone());
+        }
+        Ok(found)
+    }
+}
+
+/// A reference that ancestor `of` makes, in the lineage's numbers; `None` for an image that is
+/// not in the lineage.
+pub(super) fn translate(
+    lineage: &Lineage,
+    of: u8,
+    reference: Reference,
+) -> Result<Option<Reference>, EngineError> {
+    let ancestors = &lineage.member(of)?.superblock().ancestors;
+    let ancestor = ancestors.get(usize::from(reference.ancestor));
+    let number = ancestor.and_then(|ancestor| lineage.number_of(&ancestor.uuid));
+    Ok(number.map(|ancestor| Reference { ancestor, place: reference.place }))
+}
