@@ -8,6 +8,13 @@ from machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAYLOAD = "/bench/payload"
+# What an administrator expects of the package beside the program.
+PARTS = (
+    "/etc/comio/host.toml",
+    "/usr/lib/systemd/system/comio-guests.service",
+    "/usr/share/man/man1/comio-save.1.gz",
+    "/usr/share/bash-completion/completions/comio",
+)
 
 
 def program() -> Path:
@@ -33,7 +40,10 @@ def install(machine: Machine) -> None:
     """Installs the program, which dom0 finds in its payload."""
     package = f"{PAYLOAD}/{machine.payload.name}"
     if machine.payload.suffix == ".deb":
-        machine.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i {package}")
+        # dom0 leaves manuals out of what it installs; an administrator's does not.
+        whole = "--path-include='/usr/share/man/*' --path-include='/usr/share/doc/*'"
+        machine.run(f"DEBIAN_FRONTEND=noninteractive dpkg {whole} -i {package}")
+        machine.run(f"ls {' '.join(PARTS)} && dpkg --verify comio && test -z \"$(dpkg --verify comio)\"")
     else:
         machine.run(f"install {package} /usr/bin/comio")
     machine.note(machine.out("comio --version"))
