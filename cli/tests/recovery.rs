@@ -147,7 +147,7 @@ fn finish_leaves_a_guest_alone_that_ran_since() {
     host.let_it_run();
     host.run(&["recover", "--finish"]);
     assert!(host.state(GUEST).is_some(), "a guest that ran since was destroyed");
-    assert!(!host.calls().iter().any(|call| call.contains(" destroy ") && call.starts_with("9")));
+    assert!(!host.calls().iter().any(|call| call.contains(" destroy ") && call.starts_with('9')));
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn pages() -> Vec<Page> {
             for (i, word) in (0u64..).zip(page.as_chunks_mut::<8>().0) {
                 let pointer = 0x7f12_3456_0000 + i * 64 + number;
                 let kinds = [0, pointer, random() & 0xff, random(), u64::from_le_bytes(*b"some tex")];
-                *word = kinds[(random() % (number % 5 + 1)) as usize].to_le_bytes();
+                *word = kinds[usize::try_from(random() % (number % 5 + 1)).expect("below 5")].to_le_bytes();
             }
             page
         })

@@ -88,7 +88,9 @@ pub(super) async fn save_all(args: Save) -> anyhow::Result<Exit> {
     let deadline = args.deadline.or(config.deadline()?);
     let stop = || {
         over.store(true, Ordering::Release);
-        sessions.iter().for_each(|session| session.progress.stop());
+        for session in &*sessions {
+            session.progress.stop();
+        }
     };
     let saving = until(deadline, saving, stop);
     let mut guests = unless_signalled(&signalled, saving, stop).await?;

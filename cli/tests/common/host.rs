@@ -177,7 +177,10 @@ impl Host {
         if !Path::new(&directory).exists() {
             return Vec::new();
         }
-        names(&directory).into_iter().filter(|name| name.ends_with(".json")).collect()
+        names(&directory)
+            .into_iter()
+            .filter(|name| Path::new(name).extension().is_some_and(|end| end == "json"))
+            .collect()
     }
 
     /// The calls of xl so far.
