@@ -189,8 +189,8 @@ fn a_damaged_image_becomes_no_guest() {
     let host = saved();
     let image = host.image("web.comio");
     let mut bytes = fs::read(&image).expect("readable");
-    // In the first segment, behind the superblock.
-    bytes[5000] ^= 1;
+    // In the first segment's header, behind the superblock.
+    bytes[4096 + 40] ^= 1;
     fs::write(&image, bytes).expect("writable");
     let output = host.run(&["restore", &image]);
     assert_eq!(output.status.code(), Some(3), "{}", words(&output));
