@@ -10,7 +10,7 @@ from guests import Guest
 from suite import case
 
 # Long enough for a step to be saved and the pattern to be written again, on a busy machine too.
-EVERY_S = 25
+EVERY_S = 40
 STEPS = 4
 PAGE = 4096
 # As guest/www/cgi-bin/pattern writes them.
