@@ -17,6 +17,7 @@
 mod command;
 mod error;
 mod server;
+mod starter;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use command::missing_tools;
 use command::{ip, run};
 pub use error::LabError;
 pub use server::Export;
+use starter::Starter;
 
 /// The NFS service's port.
 pub const NFS_PORT: u16 = 12049;
@@ -64,6 +66,7 @@ pub struct Lab {
     network: [u8; 3],
     directory: tempfile::TempDir,
     plan: Plan,
+    starter: Starter,
     portmapper: Option<Child>,
     server: Option<Child>,
 }
@@ -92,6 +95,7 @@ impl Lab {
             network: free_network()?,
             directory: tempfile::Builder::new().prefix("comio-netns-").tempdir()?,
             plan,
+            starter: Starter::new()?,
             portmapper: None,
             server: None,
         };

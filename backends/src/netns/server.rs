@@ -84,7 +84,8 @@ impl Lab {
         let mut command = program("ip");
         command.args(["netns", "exec", &format!("{}s", self.name), "setpriv", "--pdeathsig", "KILL"]);
         command.args(["sh", "-c", &script]);
-        self.portmapper = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.portmapper = Some(self.starter.spawn(command)?);
         self.wait_for_port(111)
     }
 
@@ -101,8 +102,8 @@ impl Lab {
         command.arg("-f").arg(self.configuration()?);
         command.arg("-L").arg(directory.join("ganesha.log"));
         command.arg("-p").arg(directory.join("ganesha.pid"));
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.server = Some(command.spawn()?);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.server = Some(self.starter.spawn(command)?);
         self.wait_for_port(NFS_PORT)?;
         self.wait_for_port(MOUNT_PORT)
     }

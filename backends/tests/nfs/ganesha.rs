@@ -141,6 +141,10 @@ fn a_full_disk_is_told_and_the_temporary_file_is_gone() {
     assert_eq!(std::fs::read_dir(lab.path("open")).unwrap().count(), 0);
 }
 
+/// What a disturbed save may take: many times the longest fault, so that one which waits for ever
+/// fails its test.
+const SAVE_LIMIT: Duration = Duration::from_secs(180);
+
 /// Saves `guest` while `disturb` does something to the server once the save has come so far.
 fn save_disturbed(
     storage: &NfsStorage,
@@ -158,9 +162,10 @@ fn save_disturbed(
             }
             disturb();
         });
-        let saved = block_in_scope(save_seen(storage, name, guest, false, &progress));
+        let save = save_seen(storage, name, guest, false, &progress);
+        let saved = block_in_scope(async { tokio::time::timeout(SAVE_LIMIT, save).await });
         disturber.join().unwrap();
-        saved
+        saved.expect("the save ends")
     })
 }
 
