@@ -709,6 +709,9 @@ class Totals:
         for entry in segment.entries:
             tag = entry & 15
             length = 0 if tag in HAVE_NO_BYTES else (entry >> 4 & 0xFFF) + 1
+            if tag == UNIT:
+                # A unit counts for its first page, with its reach.
+                length = 0 if entry >> 4 & 15 else 256 * ((entry >> 8 & 0xFF) + 1)
             self.tag_pages[tag] += 1
             self.tag_bytes[tag] += length
             blobs += length
@@ -717,7 +720,8 @@ class Totals:
         self.pages += segment.pages
         self.blobs += blobs
         self.tables += table
-        self.padding += whole - table - blobs
+        # The reaches of units may overlap what follows.
+        self.padding += max(0, whole - table - blobs)
 
     def add_chunks(self, entries):
         for entry in entries:

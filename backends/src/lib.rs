@@ -2,6 +2,7 @@
 
 pub mod embedded;
 pub mod local;
+pub mod netns;
 pub mod nfs;
 pub mod pool;
 pub mod record;

@@ -420,6 +420,10 @@ pub(crate) struct Calibrate {
     /// What to call this machine in the table.
     #[arg(long, default_value = "this machine")]
     pub(crate) machine: String,
+    /// Measure NFS too, against nfs-ganesha in network namespaces (needs root, iproute2 and
+    /// nfs-ganesha) [default: as in the built-in table].
+    #[arg(long)]
+    pub(crate) netns: bool,
     /// Where to write the table [default: standard output].
     #[arg(long)]
     pub(crate) output: Option<PathBuf>,
@@ -438,9 +442,32 @@ pub(crate) struct ScenarioRun {
     /// A cost table for virtual mode, as `calibrate` makes it [default: the built-in one].
     #[arg(long, value_name = "FILE")]
     pub(crate) costs: Option<PathBuf>,
+    /// Set a key of the scenario, with dots, such as guests.count=4; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<Setting>,
+    /// In real mode, build the links from network namespaces shaped to their rates, with
+    /// nfs-ganesha behind them (needs root, iproute2 and nfs-ganesha).
+    #[arg(long)]
+    pub(crate) netns: bool,
     /// Print the results as JSON instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A key of a scenario and what it is set to.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, for example guests.count=4")?;
+        Ok(Self { key: key.trim().to_owned(), value: value.trim().to_owned() })
+    }
 }
 
 /// Bytes, as people write them.

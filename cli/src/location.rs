@@ -44,6 +44,15 @@ pub(crate) async fn directory(text: &str, pool: &Arc<WorkerPool>) -> anyhow::Res
     local(Path::new(text), pool)
 }
 
+/// `text` as it means the same from any directory.
+pub(crate) fn lasting(text: &str) -> anyhow::Result<String> {
+    if text.starts_with("nfs://") {
+        return Ok(text.to_owned());
+    }
+    let path = std::path::absolute(text).with_context(|| format!("cannot tell where {text} is"))?;
+    path.into_os_string().into_string().ok().with_context(|| format!("the path of {text} must be UTF-8"))
+}
+
 fn local(directory: &Path, pool: &Arc<WorkerPool>) -> anyhow::Result<Arc<dyn Storage>> {
     let compute: Arc<dyn Compute> = Arc::clone(pool) as Arc<dyn Compute>;
     let storage = LocalStorage::open(directory, compute)

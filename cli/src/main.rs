@@ -4,6 +4,7 @@ mod ancestors;
 mod args;
 mod commands;
 mod exit;
+mod guest_config;
 mod host_config;
 mod location;
 mod marks;

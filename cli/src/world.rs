@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use comio_backends::embedded::EmbeddedServer;
 use comio_backends::local::LocalStorage;
+use comio_backends::netns::{Export, Lab, Plan};
 use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_backends::pool::WorkerPool;
 use comio_core::compute::Compute;
 use comio_core::engine::Image;
 use comio_core::storage::Storage;
-use comio_simulator::scenario::Server;
+use comio_simulator::scenario::{Scenario, Server};
 use comio_simulator::world::{RunningServer, World, WorldError};
 
 use crate::output;
@@ -25,13 +26,19 @@ pub(crate) struct RealWorld {
     started: Instant,
     scenario: PathBuf,
     traces: PathBuf,
+    netns: bool,
 }
 
 impl RealWorld {
     /// A world for a scenario of the directory `scenario` whose traces are in `traces`.
     #[expect(clippy::disallowed_methods, reason = "this is the testbed's clock")]
     pub(crate) fn new(scenario: PathBuf, traces: PathBuf) -> Self {
-        Self { started: Instant::now(), scenario, traces }
+        Self { started: Instant::now(), scenario, traces, netns: false }
+    }
+
+    /// The same, whose server and links are made of network namespaces.
+    pub(crate) fn with_netns(self, netns: bool) -> Self {
+        Self { netns, ..self }
     }
 }
 
@@ -73,7 +80,12 @@ impl World for RealWorld {
         Ok(Image::open_with_ancestors(&storage, file, &[]).await?)
     }
 
-    async fn start_server(&self, server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {
+    async fn start_server(&self, scenario: &Scenario) -> Result<Box<dyn RunningServer>, WorldError> {
+        let server = &scenario.server;
+        if self.netns {
+            output::say("starting nfs-ganesha in network namespaces");
+            return Ok(Box::new(Netns { lab: Lab::start(plan(scenario))? }));
+        }
         if server.location != Server::EMBEDDED {
             return Ok(Box::new(External { url: server.location.clone() }));
         }
@@ -98,13 +110,44 @@ struct Embedded {
 
 #[async_trait]
 impl RunningServer for Embedded {
-    async fn connect(&self, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
+    async fn connect(&self, _host: usize, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
         connect(&self.server.url(), connections, Some(self.link_bytes_per_s)).await
     }
 
     async fn stop(self: Box<Self>) -> Result<(), WorldError> {
         drop(self.server);
         Ok(self.directory.close()?)
+    }
+}
+
+/// Namespaces for `scenario`: the server's link as it says, and each host's where it is narrower
+/// and so may count.
+fn plan(scenario: &Scenario) -> Plan {
+    let (server, hosts) = (&scenario.server, &scenario.hosts);
+    let guests_bytes = scenario.guests.memory.0.saturating_mul(scenario.guests.count as u64);
+    Plan {
+        exports: vec![Export::OPEN],
+        // Pages as they are, and room for tables.
+        size_bytes: guests_bytes.saturating_add(guests_bytes / 16).saturating_add(64 << 20),
+        hosts: hosts.count,
+        server_link: Some(server.link.0),
+        host_link: (hosts.link < server.link).then_some(hosts.link.0),
+    }
+}
+
+/// nfs-ganesha behind links of network namespaces.
+struct Netns {
+    lab: Lab,
+}
+
+#[async_trait]
+impl RunningServer for Netns {
+    async fn connect(&self, host: usize, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
+        connect(&self.lab.url(host, "/open", ""), connections, None).await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), WorldError> {
+        Ok(())
     }
 }
 
@@ -115,7 +158,7 @@ struct External {
 
 #[async_trait]
 impl RunningServer for External {
-    async fn connect(&self, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
+    async fn connect(&self, _host: usize, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
         connect(&self.url, connections, None).await
     }
 

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +28,7 @@ struct Shared {
     budget_bytes: usize,
     slot_bytes: usize,
     grains: Arc<Semaphore>,
+    waiting: AtomicUsize,
     free_slots: Mutex<Vec<Box<[u8]>>>,
 }
 
@@ -40,6 +42,7 @@ impl BufferPool {
                 budget_bytes: grains * GRAIN,
                 slot_bytes,
                 grains: Arc::new(Semaphore::new(grains)),
+                waiting: AtomicUsize::new(0),
                 free_slots: Mutex::new(Vec::new()),
             }),
         }
@@ -50,13 +53,7 @@ impl BufferPool {
     /// # Errors
     /// [`BudgetTooSmall`] when `capacity` exceeds the whole budget: waiting would never end.
     pub async fn take(&self, capacity: usize) -> Result<Buffer, BudgetTooSmall> {
-        let grains = capacity.div_ceil(GRAIN);
-        let wanted = u32::try_from(grains).ok().filter(|_| grains * GRAIN <= self.shared.budget_bytes);
-        let too_small = BudgetTooSmall { wanted_bytes: capacity, budget_bytes: self.shared.budget_bytes };
-        let Some(wanted) = wanted else { return Err(too_small) };
-        // The semaphore is never closed, so the only error cannot happen.
-        let permit =
-            Arc::clone(&self.shared.grains).acquire_many_owned(wanted).await.map_err(|_| too_small)?;
+        let permit = self.permit(capacity).await?;
         let memory = if capacity == self.shared.slot_bytes { self.shared.free_slots().pop() } else { None };
         let memory = memory.unwrap_or_else(|| {
             self.shared.trim(0);
@@ -79,14 +76,26 @@ impl BufferPool {
     /// # Errors
     /// As [`take`](Self::take).
     pub async fn reserve(&self, bytes: usize) -> Result<Reservation, BudgetTooSmall> {
+        let permit = self.permit(bytes).await?;
+        self.shared.trim(0);
+        Ok(Reservation { permit })
+    }
+
+    /// Waits for a share of the budget.
+    async fn permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, BudgetTooSmall> {
         let grains = bytes.div_ceil(GRAIN);
         let too_small = BudgetTooSmall { wanted_bytes: bytes, budget_bytes: self.shared.budget_bytes };
         let wanted = u32::try_from(grains).ok().filter(|_| grains * GRAIN <= self.shared.budget_bytes);
         let Some(wanted) = wanted else { return Err(too_small) };
-        let permit =
-            Arc::clone(&self.shared.grains).acquire_many_owned(wanted).await.map_err(|_| too_small)?;
-        self.shared.trim(0);
-        Ok(Reservation { permit })
+        let _waiting = Waiting::begin(&self.shared.waiting);
+        // The semaphore is never closed, so the only error cannot happen.
+        Arc::clone(&self.shared.grains).acquire_many_owned(wanted).await.map_err(|_| too_small)
+    }
+
+    /// Whether somebody waits for room in the budget: who keeps buffers only to save work later
+    /// should give some back.
+    pub fn is_wanted(&self) -> bool {
+        self.shared.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// A slot and a reservation of `bytes` beside it, both or none: who takes them one after the
@@ -133,6 +142,22 @@ impl fmt::Debug for BufferPool {
     }
 }
 
+/// Somebody who waits for room; on drop, nobody.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A request larger than the whole memory budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -155,6 +180,12 @@ impl Reservation {
     /// How much it is, in bytes.
     pub fn bytes(&self) -> usize {
         self.permit.num_permits() * GRAIN
+    }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let excess = self.permit.num_permits().saturating_sub(bytes.div_ceil(GRAIN));
+        drop(self.permit.split(excess));
     }
 }
 
@@ -380,6 +411,30 @@ mod test {
         drop(reserved);
         assert!(pool.take_slot().now_or_never().is_some());
         assert!(block_on(pool.reserve(8193)).is_err());
+    }
+
+    #[test]
+    fn a_reservation_gives_back_what_it_does_not_need() {
+        let pool = BufferPool::new(8192, 4096);
+        let mut reserved = block_on(pool.reserve(8192)).unwrap();
+        reserved.shrink_to(4097);
+        assert_eq!(reserved.bytes(), 8192);
+        reserved.shrink_to(4096);
+        assert_eq!(reserved.bytes(), 4096);
+        assert!(pool.take_slot().now_or_never().is_some());
+    }
+
+    #[test]
+    fn the_pool_is_wanted_while_somebody_waits() {
+        let pool = BufferPool::new(4096, 4096);
+        let taken = block_on(pool.take_slot()).unwrap();
+        assert!(!pool.is_wanted());
+        let mut second = Box::pin(pool.take_slot());
+        assert!((&mut second).now_or_never().is_none());
+        assert!(pool.is_wanted());
+        drop(second);
+        assert!(!pool.is_wanted());
+        drop(taken);
     }
 
     #[test]

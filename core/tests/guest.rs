@@ -271,6 +271,7 @@ fn a_failed_restore_leaves_no_mark() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "another host: this thread's executor is busy")]
 fn of_two_restores_at_once_the_later_mark_loses_and_leaves_no_guest() {
     let (storage, hypervisor, events) = restorable(|| {
         // Meanwhile another host has started the guest.

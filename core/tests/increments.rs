@@ -462,26 +462,37 @@ impl hypervisor::NewGuest for NewGuest {
     }
 }
 
-/// Checked before there is a guest, with memory for some of its segments and for all of them.
+/// Restores image `name` with so much memory; gives the guest's memory and the bytes read.
+fn restore_guest(storage: &MemoryStorage, name: &str, memory_bytes: usize) -> (Memory, u64) {
+    let started = Arc::new(Mutex::new(Memory::new()));
+    let mut hypervisor = MockHypervisor::new();
+    let mut new = Some(Box::new(NewGuest { restored: Restored::default(), started: Arc::clone(&started) }));
+    hypervisor
+        .expect_begin_restore()
+        .returning(move |_, _| Ok(new.take().expect("once") as Box<dyn hypervisor::NewGuest>));
+    let (engine, progress, before) = (engine_of(memory_bytes), Progress::default(), storage.bytes_read());
+    let restoring = engine::restore_guest(&engine, storage, name, &hypervisor, "guest", &progress);
+    let report = block_on(restoring).expect("restores");
+    let memory = std::mem::take(&mut *started.lock().expect("no panic"));
+    assert_eq!(report.guest_bytes, (memory.len() * PAGE_SIZE) as u64);
+    (memory, storage.bytes_read() - before)
+}
+
+/// Checked before there is a guest, with memory for some of its segments and for all of them: those
+/// are read once.
 #[test]
 fn a_guest_comes_back_through_its_ancestors() {
     let storage = MemoryStorage::new();
     let memories = chain(&storage, 3, 9000);
-    for memory_bytes in [0, 256 << 20] {
-        let engine = engine_of(memory_bytes);
-        let started = Arc::new(Mutex::new(Memory::new()));
-        let mut hypervisor = MockHypervisor::new();
-        let new = NewGuest { restored: Restored::default(), started: Arc::clone(&started) };
-        let mut new = Some(Box::new(new));
-        hypervisor
-            .expect_begin_restore()
-            .returning(move |_, _| Ok(new.take().expect("once") as Box<dyn hypervisor::NewGuest>));
-        let progress = Progress::default();
-        let restoring = engine::restore_guest(&engine, &storage, "3", &hypervisor, "guest", &progress);
-        let report = block_on(restoring).expect("restores");
-        assert_eq!(report.guest_bytes, (memories[3].len() * PAGE_SIZE) as u64);
-        assert!(*started.lock().unwrap() == memories[3]);
-    }
+    let (little, read_with_little) = restore_guest(&storage, "3", 0);
+    let (much, read_with_much) = restore_guest(&storage, "3", 256 << 20);
+    assert!(little == memories[3] && much == memories[3]);
+    let before = storage.bytes_read();
+    restore(&storage, "3").expect("restores");
+    let once = storage.bytes_read() - before;
+    assert!(read_with_much <= once + once / 100, "{read_with_much} bytes, unchecked {once}");
+    assert!(read_with_little > once, "memory is short, so that some are read twice");
+    assert!(read_with_little < 2 * once, "{read_with_little} bytes: what fits is kept");
 }
 
 /// A flipped bit in an ancestor: pages that rest on it are errors, all others right.

@@ -1,5 +1,6 @@
 //! Blobs of every coder: whatever comes, a page or an error, and after an error no byte of
-//! what was in the page before. The first input byte is the entry tag.
+//! what was in the page before. The first input byte is the entry tag; 16 is a difference to a
+//! page that the next byte chooses, and above it stands what is encoded first.
 
 #![no_main]
 
@@ -15,10 +16,10 @@ thread_local! {
 
 fuzz_target!(|input: &[u8]| {
     let Some((&tag, blob)) = input.split_first() else { return };
-    if tag < 16 {
-        decode(tag, blob);
-    } else {
-        round_trip(tag, blob);
+    match tag {
+        0..16 => decode(tag, blob),
+        16 => decode_difference(blob),
+        _ => round_trip(tag, blob),
     }
 });
 
@@ -28,6 +29,19 @@ fn decode(tag: u8, blob: &[u8]) {
     if decoded.is_err() {
         assert!(page.iter().all(|&byte| byte == 0), "stale contents after an error");
     }
+}
+
+fn decode_difference(input: &[u8]) {
+    let Some((&kind, blob)) = input.split_first() else { return };
+    let base = std::array::from_fn(|i| (i / 8 * usize::from(kind)).to_le_bytes()[i % 8]);
+    let (mut page, mut again) = ([0xa5; PAGE_SIZE], [0x5a; PAGE_SIZE]);
+    let decoded = DECODER.with_borrow_mut(|decoder| {
+        let first = decoder.decode_difference(blob, &base, &mut page);
+        assert_eq!(first, decoder.decode_difference(blob, &base, &mut again));
+        first
+    });
+    assert!(page == again, "stale contents");
+    assert!(decoded.is_ok() || page == [0; PAGE_SIZE], "stale contents after an error");
 }
 
 /// The input repeated to a page, encoded and decoded.

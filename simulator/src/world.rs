@@ -11,7 +11,7 @@ use comio_core::compute::Compute;
 use comio_core::engine::Image;
 use comio_core::storage::Storage;
 
-use crate::scenario::Server;
+use crate::scenario::Scenario;
 
 /// An error of the program's own, passed through.
 pub type WorldError = Box<dyn Error + Send + Sync>;
@@ -37,8 +37,8 @@ pub trait World: Send + Sync {
     /// Opens the image of the trace `name`, with those beside it that it rests on.
     async fn trace(&self, name: &str) -> Result<Image, WorldError>;
 
-    /// Starts the embedded server, or reaches the one that the URL names.
-    async fn start_server(&self, server: &Server) -> Result<Box<dyn RunningServer>, WorldError>;
+    /// Starts the server of `scenario`, or reaches the one that its URL names.
+    async fn start_server(&self, scenario: &Scenario) -> Result<Box<dyn RunningServer>, WorldError>;
 
     /// Tells what goes on, for people who wait.
     fn tell(&self, words: &str);
@@ -47,8 +47,8 @@ pub trait World: Send + Sync {
 /// A server that can be used until it is stopped.
 #[async_trait]
 pub trait RunningServer: Send + Sync {
-    /// A storage on it, over `connections` connections of its own.
-    async fn connect(&self, connections: usize) -> Result<Arc<dyn Storage>, WorldError>;
+    /// A storage on it for host number `host`, over `connections` connections of its own.
+    async fn connect(&self, host: usize, connections: usize) -> Result<Arc<dyn Storage>, WorldError>;
 
     /// Ends it and removes what an embedded server kept.
     async fn stop(self: Box<Self>) -> Result<(), WorldError>;

@@ -15,7 +15,7 @@ use comio_simulator::hypervisor::Replay as _;
 use comio_simulator::replay::ReplayedGuest;
 use comio_simulator::report::{Phase, Run};
 use comio_simulator::runner::{self, Outcome};
-use comio_simulator::scenario::{self, Method, Server};
+use comio_simulator::scenario::{self, Method, Scenario};
 use comio_simulator::trace::{SyntheticGuest, Trace};
 use comio_simulator::world::{RunningServer, World, WorldError};
 use futures::channel::oneshot;
@@ -73,7 +73,7 @@ impl World for TracesOnly {
         Ok(Image::open_with_ancestors(&self.traces, name, &[]).await?)
     }
 
-    async fn start_server(&self, _server: &Server) -> Result<Box<dyn RunningServer>, WorldError> {
+    async fn start_server(&self, _scenario: &Scenario) -> Result<Box<dyn RunningServer>, WorldError> {
         panic!("virtual mode starts no server")
     }
 

@@ -52,7 +52,9 @@ impl Trouble {
             ),
             Self::Server(error) => (server_kind(error), error.to_string()),
         };
-        StorageError::new(kind, action, target, problem).with_source(self)
+        let error = StorageError::new(kind, action, target, problem);
+        // The others would say the same once more.
+        if let Self::Status(_) = self { error.with_source(self) } else { error }
     }
 }
 

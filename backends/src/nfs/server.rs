@@ -21,6 +21,11 @@ use super::xdr::{Cursor, Malformed};
 
 /// Calls under way at once on each connection: enough for 10 Gbit/s at 1 ms with 1 MiB each.
 pub(super) const DEPTH: usize = 4;
+/// Transfers of no more than this count as a part of one: many pages of scattered places hide a
+/// server's latency only when many are asked for at once.
+const SMALL_BYTES: usize = 128 << 10;
+/// Small transfers that count as one.
+const SMALL_IN_ONE: usize = 8;
 /// Waits before another attempt, doubling.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -67,7 +72,7 @@ pub(super) struct Server {
     retry: Retry,
     lanes: Vec<Lane>,
     next_id: AtomicU64,
-    /// Transfers under way. It is fair: who asks first is served first.
+    /// Transfers under way, in small ones. It is fair: who asks first is served first.
     gate: Semaphore,
     throttle: Option<Throttle>,
     pub(super) status: Arc<Status>,
@@ -91,7 +96,7 @@ impl Server {
             retry: options.retry,
             lanes: std::iter::repeat_with(Lane::default).take(options.connections).collect(),
             next_id: AtomicU64::new(0),
-            gate: Semaphore::new(options.connections * DEPTH),
+            gate: Semaphore::new(options.connections * DEPTH * SMALL_IN_ONE),
             throttle: options.bandwidth_bytes_per_s.map(Throttle::new),
             status: Arc::new(Status::new(name)),
         }
@@ -114,8 +119,9 @@ impl Server {
         bytes: usize,
         request: &(dyn Fn() -> Request + Send + Sync),
     ) -> Result<Answer, ServerError> {
+        let share = bytes.div_ceil(SMALL_BYTES).clamp(1, SMALL_IN_ONE);
         // The gate is never closed.
-        let _turn = self.gate.acquire().await;
+        let _turn = self.gate.acquire_many(u32::try_from(share).unwrap_or(1)).await;
         if let Some(throttle) = &self.throttle {
             throttle.pass(bytes).await;
         }

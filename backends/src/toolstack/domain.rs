@@ -30,6 +30,11 @@ impl Domain {
         self.state.contains('p')
     }
 
+    /// Whether nothing shows that it ever ran: it is paused and has used no processor time.
+    pub fn never_ran(&self) -> bool {
+        self.is_paused() && self.cpu_deciseconds == 0
+    }
+
     /// Whether it runs, or would as soon as it had something to do.
     pub fn is_running(&self) -> bool {
         !self.state.contains(['p', 's', 'c', 'd'])

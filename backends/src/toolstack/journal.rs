@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 /// The kernel's name for this boot: domain numbers mean nothing after another one.
@@ -163,6 +164,23 @@ impl Journal {
         }
     }
 
+    /// Writes the first entry of an operation on a guest, durably, unless the guest is in hand
+    /// already: then gives the entry that says so. Of two processes that try, one succeeds.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn claim(&self, entry: &Entry) -> io::Result<Option<Entry>> {
+        let mut options = OpenOptions::new();
+        let lock = options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = lock.open(self.directory.join("lock"))?;
+        // Held until the file is closed, and never for longer than it takes to write an entry.
+        flock(&lock, FlockOperation::LockExclusive)?;
+        match self.entry(&entry.uuid)?.filter(Entry::is_of_this_boot) {
+            Some(there) => Ok(Some(there)),
+            None => self.write(entry).map(|()| None),
+        }
+    }
+
     /// Writes `entry`, durably, in place of an older one of the same guest.
     ///
     /// # Errors
@@ -234,6 +252,20 @@ mod test {
         journal.remove(&entry.uuid).expect("removes");
         journal.remove(&entry.uuid).expect("is gone already");
         assert_eq!(journal.entry(&entry.uuid).expect("reads"), None);
+    }
+
+    #[test]
+    fn a_guest_is_in_one_hand_at_a_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let journal = Journal::open(directory.path()).expect("opens");
+        let first = entry();
+        assert_eq!(journal.claim(&first).expect("writes"), None);
+        let second = Entry { operation: Operation::Restore, ..first.clone() };
+        assert_eq!(journal.claim(&second).expect("reads"), Some(first.clone()));
+        assert_eq!(journal.entry(&first.uuid).expect("reads"), Some(first.clone()));
+        // Another boot's guests are nobody's.
+        journal.write(&Entry { boot: "another".to_owned(), ..first }).expect("writes");
+        assert_eq!(journal.claim(&second).expect("writes"), None);
     }
 
     #[test]

@@ -101,14 +101,18 @@ impl Toolstack {
     /// Refuses a guest that the journal has already.
     fn refuse_if_in_hand(&self, uuid: &str, name: &str, action: &'static str) -> Result<(), HypervisorError> {
         let entry = self.journal.entry(uuid).map_err(|error| journal_error(&error))?;
-        let problem = match entry {
-            Some(entry) if entry.is_in_work() => format!("process {} is at work on it", entry.process.pid),
-            Some(entry) if entry.is_of_this_boot() => {
-                "an earlier save or restore of it was interrupted: run comio recover first".to_owned()
-            }
-            _ => return Ok(()),
-        };
-        Err(HypervisorError::Refused { action, guest: name.to_owned(), problem })
+        match entry.filter(Entry::is_of_this_boot) {
+            Some(entry) => Err(in_hand(&entry, name, action)),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that a guest is in hand from here on, unless it is already.
+    fn claim(&self, entry: &Entry, action: &'static str) -> Result<(), HypervisorError> {
+        match self.journal.claim(entry).map_err(|error| journal_error(&error))? {
+            Some(there) => Err(in_hand(&there, &entry.name, action)),
+            None => Ok(()),
+        }
     }
 
     fn note(&self, entry: &Entry) -> Result<(), HypervisorError> {
@@ -139,11 +143,36 @@ impl Toolstack {
     /// Destroys the guest of `entry`, if nothing shows that it ran since it was held.
     async fn destroy_held(&self, entry: &Entry) -> Result<(), HypervisorError> {
         let domains = self.xl.domains().await?;
-        let domain = held(entry, &domains)?;
-        self.xl.act("destroy", domain).await?;
+        let destroyed = match held(entry, &domains) {
+            Ok(domain) => self.xl.act("destroy", domain).await,
+            Err(error) => Err(error),
+        };
+        destroyed.map_err(|error| with_advice(error, AFTER_IMAGE))?;
         self.stands_still(false);
         self.forget(entry)
     }
+}
+
+/// What to do when a guest could not be destroyed.
+const AFTER_IMAGE: &str = "its image is whole; comio recover lets the guest run and marks the image, comio recover --finish destroys the guest";
+
+fn with_advice(error: HypervisorError, advice: &str) -> HypervisorError {
+    match error {
+        HypervisorError::Refused { action, guest, problem } => {
+            HypervisorError::Refused { action, guest, problem: format!("{problem} ({advice})") }
+        }
+        other => other,
+    }
+}
+
+/// The refusal of a guest that `entry` has.
+fn in_hand(entry: &Entry, name: &str, action: &'static str) -> HypervisorError {
+    let problem = if entry.is_in_work() {
+        format!("process {} is at work on it", entry.process.pid)
+    } else {
+        "an earlier save or restore of it was interrupted: run comio recover first".to_owned()
+    };
+    HypervisorError::Refused { action, guest: name.to_owned(), problem }
 }
 
 /// The domain of `entry` if it is still as it was when it was held.

@@ -5,7 +5,7 @@ use comio_core::hypervisor::HypervisorError;
 use super::domain::Domain;
 use super::journal::{Entry, Journal, Operation, Step};
 use super::xl::Xl;
-use super::{held, journal_error};
+use super::{held, journal_error, refused};
 
 /// The state that an interrupted operation has left a guest in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +72,12 @@ impl Recovery {
         }
     }
 
-    /// Lets a paused guest run on.
+    /// Lets a paused guest run on. It stays in the journal, see [`forget`](Self::forget).
     ///
     /// # Errors
     /// [`HypervisorError`].
-    pub async fn unpause(&self, entry: &Entry, domain: &Domain) -> Result<(), HypervisorError> {
-        self.xl.act("unpause", domain).await?;
-        self.forget(entry)
+    pub async fn unpause(&self, domain: &Domain) -> Result<(), HypervisorError> {
+        self.xl.act("unpause", domain).await
     }
 
     /// Destroys a guest: one whose image is complete, or a half-restored one that never ran.
@@ -89,8 +88,12 @@ impl Recovery {
         let domains = self.xl.domains().await?;
         let half_made = entry.operation == Operation::Restore && entry.step == Step::Streaming;
         let domain = if half_made {
-            let mut paused = domains.iter().filter(|domain| domain.uuid == entry.uuid && domain.is_paused());
-            paused.next().ok_or_else(|| HypervisorError::NotFound(entry.name.clone()))?
+            let there = domains.iter().find(|domain| domain.uuid == entry.uuid);
+            let domain = there.ok_or_else(|| HypervisorError::NotFound(entry.name.clone()))?;
+            if !domain.never_ran() {
+                return Err(refused("remove", domain, "it ran since it was restored, and was left alone"));
+            }
+            domain
         } else {
             held(entry, &domains)?
         };

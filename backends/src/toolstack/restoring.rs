@@ -27,12 +27,11 @@ pub(super) async fn begin(
     mut entry: Entry,
 ) -> Result<Box<dyn NewGuest>, HypervisorError> {
     let there = toolstack.xl.domains().await?;
-    // With a configuration of the user's own, name and uuid are what that says, and xl checks them.
     let taken = there.iter().find(|domain| domain.name == guest.name || domain.uuid == guest.uuid);
-    if let Some(taken) = taken.filter(|_| config.is_none()) {
+    if let Some(taken) = taken {
         return Err(HypervisorError::AlreadyExists(taken.name.clone()));
     }
-    toolstack.note(&entry)?;
+    toolstack.claim(&entry, "restore")?;
     let mut args = vec!["restore".as_ref(), "-p".as_ref()];
     args.extend(config.map(Path::as_os_str));
     args.push("/dev/stdin".as_ref());
@@ -139,6 +138,18 @@ impl New {
             ours && !self.before.contains(&domain.id)
         }))
     }
+
+    /// Lets the new guest run. One that cannot be let run is removed; its image has all of it.
+    async fn unpause(&mut self, domain: &Domain) -> Result<(), HypervisorError> {
+        let Err(failure) = self.toolstack.xl.act("unpause", domain).await else { return Ok(()) };
+        let now = self.toolstack.same(domain).await?;
+        if !now.never_ran() {
+            return Ok(());
+        }
+        self.toolstack.xl.act("destroy", domain).await?;
+        self.toolstack.forget(&self.entry)?;
+        Err(failure)
+    }
 }
 
 #[async_trait]
@@ -155,9 +166,13 @@ impl NewGuest for New {
         self.entry.domid = Some(domain.id);
         self.toolstack.note(&self.entry)?;
         if !self.toolstack.plan.start_paused {
-            self.toolstack.xl.act("unpause", &domain).await?;
+            self.unpause(&domain).await?;
         }
-        self.toolstack.forget(&self.entry)
+        if let Err(error) = self.toolstack.forget(&self.entry) {
+            // The guest is there and runs: a restore that is called failed would be tried again.
+            tracing::warn!(%error, guest = domain.name, "the journal still has a guest that was restored");
+        }
+        Ok(())
     }
 
     async fn discard(mut self: Box<Self>) -> Result<(), HypervisorError> {

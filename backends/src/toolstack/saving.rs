@@ -25,7 +25,7 @@ pub(super) fn begin(
     domain: Domain,
     mut entry: Entry,
 ) -> Result<Box<dyn HeldGuest>, HypervisorError> {
-    toolstack.note(&entry)?;
+    toolstack.claim(&entry, "save")?;
     toolstack.stands_still(true);
     let stream = match start(toolstack, &domain, &mut entry) {
         Ok(stream) => stream,

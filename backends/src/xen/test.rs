@@ -373,7 +373,7 @@ mod random {
     fn entries() -> impl Strategy<Value = Vec<u64>> {
         let stretch = (entry(), 1..6u64).prop_map(|(entry, count)| {
             let room = (1u64 << 52) - (entry & ((1 << 52) - 1));
-            (entry..entry + count.min(room)).collect::<Vec<u64>>()
+            (0..count.min(room)).map(|next| entry + next).collect::<Vec<u64>>()
         });
         vec(stretch, 1..5).prop_map(|stretches| stretches.concat())
     }

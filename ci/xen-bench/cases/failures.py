@@ -173,7 +173,9 @@ def nfs_killed_in_restore(bench: Bench) -> str:
         if moment == "at once":
             wait_for(lambda: bench.machine.run("pgrep -x comio", check=False).returncode == 0, "comio in dom0")
         else:
-            wait_for(lambda: bench.domains() != others, "a domain being built")
+            wait_for(lambda: bench.domains() != others or process.poll() is not None, "a domain being built")
+            if process.poll():
+                raise Missed(f"the restore failed with the server there: {bench.end(process)}")
         bench.storage.kill()
         status, output = bench.end(process)
         bench.storage.start()

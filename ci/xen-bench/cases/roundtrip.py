@@ -135,4 +135,27 @@ def restore_overrides(bench: Bench) -> str:
     problem = guest.problem(before)
     bench.machine.run(f"xl rename other {guest.name}")
     expect(problem is None, problem)
-    return f"saved by uuid {uuid}, restored paused as `other`; count {before.count} -> {guest.count()}"
+    line = restore_by_config(bench, guest, url, uuid)
+    problem = guest.problem(before)
+    expect(problem is None, f"restored by a configuration: {problem}")
+    return (
+        f"saved by uuid {uuid}, restored paused as `other`; by a configuration as `configured`, "
+        f"refused with a wrong one ({line!r}); count {before.count} -> {guest.count()}"
+    )
+
+
+def restore_by_config(bench: Bench, guest: Guest, url: str, uuid: str) -> str:
+    """Restores by a file that names the guest anew; one that cannot work leaves no domain."""
+    bench.comio("save", guest.name, url)
+    others = bench.domains()
+    file = f"/etc/xen/{guest.name}.cfg"
+    bench.machine.run(f"sed 's/^name = .*/name = \"configured\"/' {file} >/root/configured.cfg")
+    bench.machine.run("sed 's,script=[^\"]*,script=/nonexistent,' /root/configured.cfg >/root/wrong.cfg")
+    failed = bench.comio("restore", "--config", "/root/wrong.cfg", url, check=False)
+    expect(failed.returncode == 1, f"by a wrong configuration: {failed.returncode}: {failed.stdout}")
+    expect(bench.domains() == others, f"by a wrong configuration: a domain is left: {bench.domains()}")
+    bench.comio("restore", "--config", "/root/configured.cfg", url)
+    same = bench.machine.out("xl list -v configured | tail -n 1").split()[6]
+    bench.machine.run(f"xl rename configured {guest.name}")
+    expect(same == uuid, f"the guest's uuid was {uuid} and is {same}")
+    return failed.stdout.strip().splitlines()[-1]

@@ -11,6 +11,7 @@ use comio_core::engine::EngineError;
 use futures::future::{Either, select};
 use futures::{StreamExt, stream};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::pack;
 use super::restore::{self, Restored};
@@ -80,23 +81,28 @@ pub(super) async fn save_all(args: Save) -> anyhow::Result<Exit> {
     let started = now();
     let jobs = args.jobs.or(config.jobs).unwrap_or(JOBS_DEFAULT).clamp(1, chosen.len().max(1));
     let sessions: Vec<Session> = chosen.iter().map(|_| session.share(jobs)).collect();
-    let over = AtomicBool::new(false);
+    let (over, signalled) = (AtomicBool::new(false), AtomicBool::new(false));
     let saving = stream::iter(chosen.iter().zip(&sessions))
         .map(|(domain, session)| save_one(&args, &directory, session, domain, &over));
     let saving = saving.buffered(jobs).collect::<Vec<_>>();
     let deadline = args.deadline.or(config.deadline()?);
-    let mut guests = until(deadline, saving, || {
+    let stop = || {
         over.store(true, Ordering::Release);
-        for session in &sessions {
+        for session in &*sessions {
             session.progress.stop();
         }
-    })
-    .await;
-    if over.into_inner() && config.on_deadline == OnDeadline::Shutdown {
+    };
+    let saving = until(deadline, saving, stop);
+    let mut guests = unless_signalled(&signalled, saving, stop).await?;
+    let signalled = signalled.into_inner();
+    if signalled {
+        guests.iter_mut().filter(|guest| guest.fate == "deadline").for_each(|guest| guest.fate = "stopped");
+    }
+    if over.into_inner() && !signalled && config.on_deadline == OnDeadline::Shutdown {
         shut_down_the_rest(&xl, &chosen, &mut guests).await;
     }
     guests.extend(excluded.iter().map(|domain| Outcome::without(&domain.name, "excluded")));
-    finish(guests, started.elapsed(), args.packing.json)
+    finish(guests, started.elapsed(), args.packing.json, signalled)
 }
 
 async fn save_one(
@@ -119,6 +125,26 @@ async fn save_one(
     }
     tell(&outcome);
     outcome
+}
+
+/// Runs `all` to its end; a signal is noted, calls `stop`, and the end is awaited: SIGTERM means
+/// every guest, those that were not begun too.
+async fn unless_signalled<T>(
+    signalled: &AtomicBool,
+    all: impl Future<Output = T>,
+    stop: impl FnOnce(),
+) -> anyhow::Result<T> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut all = std::pin::pin!(all);
+    tokio::select! {
+        done = &mut all => return Ok(done),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    signalled.store(true, Ordering::Release);
+    stop();
+    Ok(all.await)
 }
 
 /// Runs `all` to its end; when `deadline` comes first, `stop` is called and the end awaited.
@@ -175,13 +201,25 @@ pub(super) async fn restore_all(args: Restore) -> anyhow::Result<Exit> {
     let jobs = args.jobs.or(config.jobs).unwrap_or(JOBS_DEFAULT).clamp(1, images.len().max(1));
     let one = Restore { config: None, ..args };
     let sessions: Vec<Session> = images.iter().map(|_| session.share(jobs)).collect();
+    let signalled = AtomicBool::new(false);
     let restoring = stream::iter(images.iter().zip(&sessions))
-        .map(|(name, session)| restore_one(&one, &directory, session, name));
-    let guests = restoring.buffered(jobs).collect::<Vec<_>>().await;
-    finish(guests, started.elapsed(), one.json)
+        .map(|(name, session)| restore_one(&one, &directory, session, name, &signalled));
+    let restoring = restoring.buffered(jobs).collect::<Vec<_>>();
+    let stop = || sessions.iter().for_each(|session| session.progress.stop());
+    let guests = unless_signalled(&signalled, restoring, stop).await?;
+    finish(guests, started.elapsed(), one.json, signalled.into_inner())
 }
 
-async fn restore_one(args: &Restore, directory: &str, session: &Session, name: &str) -> Outcome<Restored> {
+async fn restore_one(
+    args: &Restore,
+    directory: &str,
+    session: &Session,
+    name: &str,
+    signalled: &AtomicBool,
+) -> Outcome<Restored> {
+    if signalled.load(Ordering::Acquire) {
+        return Outcome::without(name, "stopped");
+    }
     let restored = async { restore::restore(session, args, &within(directory, name)?).await };
     let restored = restored.await;
     let used = restored.as_ref().err().and_then(|error| error.downcast_ref::<EngineError>());
@@ -199,7 +237,12 @@ fn tell<T>(outcome: &Outcome<T>) {
     output::say(&format!("{} {}{trouble}", outcome.name, outcome.fate));
 }
 
-fn finish<T: Serialize>(guests: Vec<Outcome<T>>, took: Duration, json: bool) -> anyhow::Result<Exit> {
+fn finish<T: Serialize>(
+    guests: Vec<Outcome<T>>,
+    took: Duration,
+    json: bool,
+    signalled: bool,
+) -> anyhow::Result<Exit> {
     let count = |test: &dyn Fn(&Outcome<T>) -> bool| guests.iter().filter(|guest| test(guest)).count();
     let done = count(&|guest| guest.report.is_some());
     let left_out = count(&|guest| matches!(guest.fate, "excluded" | "consumed"));
@@ -213,7 +256,11 @@ fn finish<T: Serialize>(guests: Vec<Outcome<T>>, took: Duration, json: bool) -> 
             summary.seconds
         ));
     }
-    Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
+    Ok(match failed {
+        0 => Exit::Done,
+        _ if signalled => Exit::Stopped,
+        _ => Exit::Failed,
+    })
 }
 
 /// The directory that the user named, or else the host's configuration.

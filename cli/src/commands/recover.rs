@@ -1,10 +1,11 @@
 //! `comio recover`: guests that an interrupted save or restore has left in hand.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use comio_backends::toolstack::journal::{Entry, Operation, Step};
 use comio_backends::toolstack::recovery::{Found, Recovery};
 use comio_backends::toolstack::{Domain, Xl, open_journal};
 use comio_core::engine::{self, ConsumedBy, Image, Progress};
+use comio_core::format::ImageUuid;
 use serde::Serialize;
 
 use crate::args::{Recover, Resources};
@@ -39,6 +40,10 @@ enum Outcome {
     Unpaused,
     /// It was paused as the user had wished.
     LeftPaused,
+    /// It ran since its image was taken, and somebody paused it: that is not ours to end.
+    RanSince,
+    /// It was restored, and has never run: for the user to decide.
+    NotStarted,
     /// Its image is complete, and it was destroyed.
     Destroyed,
     /// A restore had not come to its end; what there was of the guest was removed.
@@ -73,12 +78,17 @@ pub(super) async fn run(args: Recover) -> anyhow::Result<Exit> {
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
+/// Whether the image of a save came to be; an error if that cannot be told now.
+type Made = anyhow::Result<Option<Image>>;
+
 async fn see_to(session: &Session, recovery: &Recovery, entry: &Entry, finish: bool) -> Done {
-    let image = complete_image(session, entry).await;
+    let image = match entry.step {
+        // Nothing is published before the journal says that all of the guest was read.
+        Step::Streaming => Ok(None),
+        Step::Held => complete_image(session, entry).await,
+    };
     let mut trouble = image.as_ref().err().map(|error| format!("{error:#}"));
-    let image = image.unwrap_or(None);
-    let image = image.as_ref();
-    let outcome = decide(session, recovery, entry, finish, image).await.unwrap_or_else(|error| {
+    let outcome = decide(session, recovery, entry, finish, &image).await.unwrap_or_else(|error| {
         trouble = Some(format!("{error:#}"));
         Outcome::Failed
     });
@@ -86,7 +96,7 @@ async fn see_to(session: &Session, recovery: &Recovery, entry: &Entry, finish: b
         guest: entry.name.clone(),
         guest_uuid: entry.uuid.clone(),
         image: entry.image.clone(),
-        image_complete: image.is_some(),
+        image_complete: image.is_ok_and(|image| image.is_some()),
         outcome,
         trouble,
     }
@@ -97,76 +107,98 @@ async fn decide(
     recovery: &Recovery,
     entry: &Entry,
     finish: bool,
-    image: Option<&Image>,
+    image: &Made,
 ) -> anyhow::Result<Outcome> {
-    match recovery.find(entry) {
-        Found::InWork => Ok(Outcome::InWork),
+    let (outcome, ran_on) = match recovery.find(entry) {
+        Found::InWork => return Ok(Outcome::InWork),
         Found::Gone => {
             if (entry.operation, entry.step) == (Operation::Restore, Step::Streaming) {
                 unmark(session, entry).await?;
             }
-            recovery.forget(entry)?;
-            Ok(Outcome::Gone)
+            (Outcome::Gone, false)
         }
-        Found::Runs(_) => {
-            mark_ran_on(session, entry, image).await?;
-            recovery.forget(entry)?;
-            Ok(Outcome::Runs)
-        }
-        Found::Paused { domain, unchanged } => {
-            paused(session, recovery, entry, finish && unchanged, image, &domain).await
-        }
+        Found::Runs(_) => (Outcome::Runs, true),
+        Found::Paused { domain, unchanged } => match (entry.operation, entry.step) {
+            (Operation::Restore, Step::Streaming) if finish => {
+                recovery.destroy(entry).await?;
+                unmark(session, entry).await?;
+                return Ok(Outcome::RemovedHalfMade);
+            }
+            (Operation::Restore, Step::Streaming) => return Ok(Outcome::NotStarted),
+            (Operation::Hold, Step::Held) if matches!(image, Ok(Some(_))) => (Outcome::LeftPaused, true),
+            (Operation::Save | Operation::Checkpoint, Step::Held) if !unchanged => (Outcome::RanSince, true),
+            (Operation::Save, Step::Held) if finish && is_sound(session, image).await? => {
+                recovery.destroy(entry).await?;
+                return Ok(Outcome::Destroyed);
+            }
+            _ => return unpause(session, recovery, entry, image, &domain).await,
+        },
+    };
+    if ran_on {
+        mark_ran_on(session, entry, image).await?;
     }
+    recovery.forget(entry)?;
+    Ok(outcome)
 }
 
-async fn paused(
+/// Whether the image is there and every byte of it, and of what it rests on, is right.
+async fn is_sound(session: &Session, image: &Made) -> anyhow::Result<bool> {
+    let image = match image {
+        Ok(Some(image)) => image,
+        Ok(None) => return Ok(false),
+        Err(error) => bail!("the guest stays paused, for its image cannot be checked: {error:#}"),
+    };
+    if image.check_complete().is_err() {
+        return Ok(false);
+    }
+    let report = engine::verify_deep(&session.engine, image, &Progress::default()).await?;
+    Ok(report.damages.is_empty())
+}
+
+/// The guest comes first: it runs on even if its image cannot be marked. It stays in the journal
+/// then, so that the next time tries that again.
+async fn unpause(
     session: &Session,
     recovery: &Recovery,
     entry: &Entry,
-    may_destroy: bool,
-    image: Option<&Image>,
+    image: &Made,
     domain: &Domain,
 ) -> anyhow::Result<Outcome> {
-    match (entry.operation, entry.step) {
-        (Operation::Restore, Step::Streaming) => {
-            recovery.destroy(entry).await?;
-            unmark(session, entry).await?;
-            return Ok(Outcome::RemovedHalfMade);
-        }
-        (Operation::Hold, Step::Held) if image.is_some() => {
-            recovery.forget(entry)?;
-            return Ok(Outcome::LeftPaused);
-        }
-        _ => {}
-    }
-    if let (Operation::Save, true, Some(image)) = (entry.operation, may_destroy, image) {
-        let progress = Progress::default();
-        let report = engine::verify_deep(&session.engine, image, &progress).await?;
-        if report.damages.is_empty() {
-            recovery.destroy(entry).await?;
-            return Ok(Outcome::Destroyed);
-        }
-    }
-    // The guest comes first: it runs on even if its image cannot be marked.
     let marked = mark_ran_on(session, entry, image).await;
-    recovery.unpause(entry, domain).await?;
-    marked.context("the guest runs on, but its image could not be marked: do not restore that")?;
+    recovery.unpause(domain).await?;
+    marked.context("the guest runs on, but its image could not be marked: do not restore that, and run comio recover again")?;
+    recovery.forget(entry)?;
     Ok(Outcome::Unpaused)
 }
 
-/// The guest goes on, so its image must not be restored beside it.
-async fn mark_ran_on(session: &Session, entry: &Entry, image: Option<&Image>) -> anyhow::Result<()> {
-    let Some(image) = image.filter(|_| entry.operation != Operation::Restore) else { return Ok(()) };
+/// The guest goes on, so its image must not be restored beside it. One that cannot be opened may
+/// be whole all the same, and is marked.
+async fn mark_ran_on(session: &Session, entry: &Entry, image: &Made) -> anyhow::Result<()> {
+    if entry.operation == Operation::Restore || matches!(image, Ok(None)) {
+        return Ok(());
+    }
     let location = session.image(&entry.image).await?;
-    let mark = marks::mark(image.superblock().uuid, ConsumedBy::RanOn);
+    let mark = marks::mark(image_uuid(entry)?, ConsumedBy::RanOn);
     Ok(marks::put(&location, &mark, true).await?)
 }
 
-/// The guest was never restored, so its image can be.
+/// The guest was never restored here, so its image can be. A mark that another host has made
+/// meanwhile, when it restored the image by force, stays.
 async fn unmark(session: &Session, entry: &Entry) -> anyhow::Result<()> {
     let location = session.image(&entry.image).await?;
+    let uuid = image_uuid(entry)?;
+    let ours = marks::mark(uuid, ConsumedBy::Restored);
+    match engine::consumed(&*location.storage, &uuid).await? {
+        Some(there) if (there.why, &there.host) == (ours.why, &ours.host) => {
+            Ok(engine::unconsume(&*location.storage, &uuid).await?)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn image_uuid(entry: &Entry) -> anyhow::Result<ImageUuid> {
     let uuid = uuid::Uuid::parse_str(&entry.image_uuid).context("the journal names no valid image")?;
-    Ok(engine::unconsume(&*location.storage, &uuid.into_bytes()).await?)
+    Ok(uuid.into_bytes())
 }
 
 /// The image of `entry`'s save, if it came to be.
@@ -188,12 +220,16 @@ fn tell(done: &Done) {
         Outcome::Runs => "runs",
         Outcome::Unpaused => "was paused, and runs on now",
         Outcome::LeftPaused => "is paused, as its save was told to leave it",
+        Outcome::RanSince => "ran since its image was taken, and is paused by somebody else: left as it is",
+        Outcome::NotStarted => {
+            "was restored but never started: xl unpause lets it run, comio recover --finish removes it (its image stays)"
+        }
         Outcome::Destroyed => "was destroyed: its image is complete and checked",
         Outcome::RemovedHalfMade => "was only half restored and was removed; its image is as it was",
         Outcome::Failed => "could not be seen to",
     };
     let image = match (done.image_complete, done.outcome) {
-        (true, Outcome::Unpaused | Outcome::Runs) => {
+        (true, Outcome::Unpaused | Outcome::Runs | Outcome::RanSince) => {
             format!("; {} is whole, but the guest went on: do not restore it beside the guest", done.image)
         }
         _ => String::new(),

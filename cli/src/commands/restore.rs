@@ -13,6 +13,8 @@ use super::host;
 use super::save::now;
 use crate::args::Restore;
 use crate::exit::Exit;
+use crate::guest_config;
+use crate::location;
 use crate::marks;
 use crate::output;
 use crate::session::Session;
@@ -52,18 +54,22 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     if let Some(name) = &args.name {
         saved.name.clone_from(name);
     }
+    let config = match &args.config {
+        Some(file) => Some(guest_config::for_restore(file, &mut saved)?),
+        None => None,
+    };
     let plan = Plan {
         operation: Operation::Restore,
-        image: text.to_owned(),
+        image: location::lasting(text)?,
         image_uuid: uuid::Uuid::from_bytes(image.superblock().uuid).to_string(),
         saved: Some(saved.clone()),
-        config: args.config.clone(),
+        config: config.as_ref().map(|file| file.path().to_owned()),
         start_paused: args.paused,
     };
     let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
     let mark = marks::mark(image.superblock().uuid, ConsumedBy::Restored);
     let once = Restoring { mark: &mark, force: args.force, unique: marks::unique() };
-    let restoring = engine::restore_guest_once(
+    let restoring = Box::pin(engine::restore_guest_once(
         &session.engine,
         &*location.storage,
         &location.name,
@@ -71,7 +77,7 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         &saved.name,
         Some(once),
         &session.progress,
-    );
+    ));
     let report = session.run_with_guest(&format!("restoring {}", saved.name), restoring).await?;
     Ok(Restored {
         guest: saved.name,

@@ -13,6 +13,7 @@ use super::pack::{self, Report};
 use crate::ancestors;
 use crate::args::{Checkpoint, Packing, Save, Xen};
 use crate::exit::Exit;
+use crate::location;
 use crate::marks;
 use crate::output;
 use crate::session::{Session, save_options};
@@ -85,7 +86,7 @@ pub(super) async fn save(
     let options = save_options(!packing.no_clobber);
     let plan = Plan {
         operation,
-        image: image.to_owned(),
+        image: location::lasting(image)?,
         image_uuid: uuid::Uuid::from_bytes(options.uuid).to_string(),
         saved: None,
         config: None,

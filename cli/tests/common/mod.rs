@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
+pub mod host;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

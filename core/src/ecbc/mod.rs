@@ -14,6 +14,8 @@ pub(crate) mod difference;
 mod encoder;
 mod lz4;
 mod method;
+#[cfg(test)]
+mod own_test;
 mod page_lz;
 #[cfg(test)]
 mod test;

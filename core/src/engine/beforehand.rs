@@ -6,7 +6,9 @@
 //! small guests, and all guests where memory is plenty, are read once.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -17,7 +19,8 @@ use crate::buffer::Payload;
 use crate::compute::{self, Work};
 use crate::format::directory::DirectoryEntry;
 
-/// Segments that were read, by number.
+/// Segments that were read, by number: all up to some number, so that who works through them in
+/// order has given their memory back when it needs some to read others.
 pub(super) type Kept = BTreeMap<usize, Stored>;
 
 /// Checks `image` and what it rests on; gives the segments that memory has room for.
@@ -29,27 +32,50 @@ pub(super) async fn check(engine: &Engine, image: &Image) -> Result<Kept, Engine
         image.frame_chunk(entry).await?;
     }
     let mut kept = Kept::new();
+    let mut is_full = false;
     let mut waiting = image.segments().iter().enumerate();
-    let mut running = FuturesUnordered::<BoxFuture<'_, (usize, Result<Stored, EngineError>)>>::new();
-    let at_once = image.segments_at_once(engine);
+    let mut running = Running::new();
     loop {
-        while running.is_empty() || running.len() + slots(&kept, engine) < at_once {
+        while running.len() < image.segments_at_once(engine) {
             let Some((number, entry)) = waiting.next() else { break };
             running.push(read_checked(engine, image, *entry).map(move |read| (number, read)).boxed());
         }
-        let Some((number, stored)) = running.next().await else { break };
-        kept.insert(number, stored?.shrink());
-        // One segment must still find room beside those that are kept.
-        if slots(&kept, engine) >= at_once {
-            kept.remove(&number);
+        let Some((number, stored)) = next_making_room(engine, &mut running, &mut kept, &mut is_full).await
+        else {
+            break;
+        };
+        let stored = stored?;
+        let last = kept.last_key_value().map(|(&last, _)| last);
+        if !is_full || last.is_some_and(|last| number < last) {
+            kept.insert(number, stored.shrink());
         }
     }
     Ok(kept)
 }
 
-/// Slots of the engine's memory that `kept` takes.
-pub(super) fn slots(kept: &Kept, engine: &Engine) -> usize {
-    kept.values().map(Stored::budget_bytes).sum::<usize>().div_ceil(engine.encoded.slot_bytes())
+type Running<'a> = FuturesUnordered<BoxFuture<'a, (usize, Result<Stored, EngineError>)>>;
+
+/// The next segment that is ready. While one waits for memory, kept ones make room, the last
+/// first; then the memory `is_full`.
+async fn next_making_room(
+    engine: &Engine,
+    running: &mut Running<'_>,
+    kept: &mut Kept,
+    is_full: &mut bool,
+) -> Option<(usize, Result<Stored, EngineError>)> {
+    poll_fn(|context| {
+        loop {
+            if let Poll::Ready(next) = running.poll_next_unpin(context) {
+                return Poll::Ready(next);
+            }
+            // Room that was made has woken those who wait for it.
+            if !engine.encoded.is_wanted() || kept.pop_last().is_none() {
+                return Poll::Pending;
+            }
+            *is_full = true;
+        }
+    })
+    .await
 }
 
 async fn read_checked(engine: &Engine, image: &Image, entry: DirectoryEntry) -> Result<Stored, EngineError> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gather::{Cost, Plan, Room};
 use super::lineage::{Lineage, Member};
-use super::locate::{Finder, Located, Wanted};
+use super::locate::{Located, Wanted, follow, locate};
 use super::{Engine, EngineError, Image};
 use crate::PAGE_SIZE;
 use crate::buffer::Payload;
@@ -146,12 +146,9 @@ impl Foundation {
     async fn locate(&self, batch: &Batch) -> Result<Vec<Option<Located>>, EngineError> {
         let Some(parent) = self.parent else { return Ok(vec![None; batch.pfns.count()]) };
         let reference = Reference { ancestor: parent, place: Place::SamePfn };
-        let mut finder = Finder::new(&self.lineage);
-        let mut located = Vec::with_capacity(batch.pfns.count());
-        for (index, pfn) in batch.pfns.iter().enumerate() {
-            located.push(finder.follow(Wanted { index, pfn, reference }).await?);
-        }
-        Ok(located)
+        let pages = batch.pfns.iter().enumerate();
+        let wanted: Vec<Wanted> = pages.map(|(index, pfn)| Wanted { index, pfn, reference }).collect();
+        follow(&self.lineage, &wanted).await
     }
 
     /// Tells from checks and hashes what each page is worth reading for.
@@ -333,15 +330,10 @@ fn is_vouched(located: &Located, pfns: &Pfns, unchanged: &PageSet) -> bool {
 }
 
 async fn locate_alike(lineage: &Lineage, alike: &[(usize, Reference)]) -> Result<Vec<Located>, EngineError> {
-    let mut finder = Finder::new(lineage);
-    finder.load(alike.iter().map(|(_, reference)| *reference)).await?;
-    let mut located = Vec::with_capacity(alike.len());
-    for &(index, reference) in alike {
-        let found = finder.find(Wanted { index, pfn: 0, reference }).await?;
-        // A page of the template that rests on another one is no base.
-        located
-            .extend(found.filter(|found| matches!(found.entry, Entry::Stored { .. } | Entry::Blob { .. })));
-    }
+    let wanted = alike.iter().map(|&(index, reference)| Wanted { index, pfn: 0, reference });
+    let mut located = locate(lineage, &wanted.collect::<Vec<_>>()).await?;
+    // A page of the template that rests on another one is no base.
+    located.retain(|found| matches!(found.entry, Entry::Stored { .. } | Entry::Blob { .. }));
     Ok(located)
 }
 

@@ -135,7 +135,7 @@ async fn locate_under(
         wanted.extend(reference.map(|reference| Wanted { index: located.index, pfn: page.pfn, reference }));
     }
     let mut finder = Finder::new(lineage);
-    finder.load(wanted.iter().map(|wanted| wanted.reference)).await?;
+    finder.load(&wanted).await?;
     let mut under = Vec::with_capacity(wanted.len());
     for wanted in wanted {
         let found = finder.find(wanted).await?;

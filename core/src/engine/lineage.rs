@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, StreamExt};
+
 use super::{EngineError, Image, OpenReads};
 use crate::buffer::Buffer;
 use crate::format::ancestor::Ancestor;
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError, ImageUuid};
 use crate::storage::{ObjectReader, Storage, StorageError, StorageErrorKind};
+
+/// Ancestors opened at once.
+const ANCESTORS_AT_ONCE: usize = 8;
 
 /// Why pages kept in an ancestor cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,10 +128,13 @@ impl Lineage {
 
 /// Looks for `ancestors` in `places`, by recorded name first, then by uuid.
 pub(super) async fn find(ancestors: &[Ancestor], places: &[&dyn Storage]) -> Lineage {
+    let named: Vec<BoxFuture<'_, _>> =
+        ancestors.iter().map(|ancestor| by_name(ancestor, places).boxed()).collect();
+    let named: Vec<_> = stream::iter(named).buffered(ANCESTORS_AT_ONCE).collect().await;
     let mut by_uuid = Vec::new();
     let mut members = Vec::with_capacity(ancestors.len());
-    for ancestor in ancestors {
-        let image = match by_name(ancestor, places).await {
+    for (ancestor, named) in ancestors.iter().zip(named) {
+        let image = match named {
             Some(image) => image,
             None => by_identity(ancestor, places, &mut by_uuid).await,
         };

@@ -46,10 +46,38 @@ pub(super) struct Located {
 pub(super) async fn locate(lineage: &Lineage, wanted: &[Wanted]) -> Result<Vec<Located>, EngineError> {
     let mut located = Vec::with_capacity(wanted.len());
     let mut finder = Finder::new(lineage);
-    finder.load(wanted.iter().map(|wanted| wanted.reference)).await?;
+    finder.load(wanted).await?;
     for wanted in wanted {
         let found = finder.find(*wanted).await?.ok_or_else(|| no_such_page(lineage, *wanted))?;
         located.push(found);
+    }
+    Ok(located)
+}
+
+/// As [`locate`]; where a reference stands there, the page that it names. `None` for pages that
+/// the ancestor does not have, or that are in no image of the lineage.
+///
+/// # Errors
+/// Those of reading page tables.
+pub(super) async fn follow(
+    lineage: &Lineage,
+    wanted: &[Wanted],
+) -> Result<Vec<Option<Located>>, EngineError> {
+    let mut finder = Finder::new(lineage);
+    finder.load(wanted).await?;
+    let (mut located, mut further) = (Vec::with_capacity(wanted.len()), Vec::new());
+    for (at, wanted) in wanted.iter().enumerate() {
+        let found = finder.find(*wanted).await?;
+        let reference = found.and_then(|found| Reference::of_entry(found.entry));
+        if let Some(reference) = reference {
+            let reference = translate(lineage, wanted.reference.ancestor, reference)?;
+            further.extend(reference.map(|reference| (at, Wanted { reference, ..*wanted })));
+        }
+        located.push(found.filter(|_| reference.is_none()));
+    }
+    finder.load(&further.iter().map(|(_, wanted)| *wanted).collect::<Vec<_>>()).await?;
+    for (at, wanted) in further {
+        located[at] = finder.find(wanted).await?;
     }
     Ok(located)
 }
@@ -73,17 +101,19 @@ impl<'a> Finder<'a> {
         Self { lineage, last: BTreeMap::new() }
     }
 
-    /// Loads the tables that references by place need, many at once.
-    pub(super) async fn load(&self, references: impl Iterator<Item = Reference>) -> Result<(), EngineError> {
-        let segments: BTreeSet<(u8, u32)> = references
-            .filter_map(|Reference { ancestor, place }| match place {
-                Place::At { segment, .. } => Some((ancestor, segment)),
-                Place::SamePfn => None,
-            })
-            .collect();
+    /// Loads the tables that `wanted` will need, many at once.
+    pub(super) async fn load(&self, wanted: &[Wanted]) -> Result<(), EngineError> {
+        let mut segments = BTreeSet::new();
+        for Wanted { pfn, reference: Reference { ancestor, place }, .. } in wanted {
+            let segment = match place {
+                Place::At { segment, .. } => Some(*segment as usize),
+                Place::SamePfn => self.lineage.member(*ancestor)?.index().likeliest(*pfn),
+            };
+            segments.extend(segment.map(|segment| (*ancestor, segment)));
+        }
         let loads = segments.into_iter().map(|(ancestor, segment)| async move {
             let image = self.lineage.member(ancestor)?;
-            image.index().table(image, segment as usize).await.map(|_| ())
+            image.index().table(image, segment).await.map(|_| ())
         });
         stream::iter(loads).buffer_unordered(TABLES_AT_ONCE).try_collect().await
     }
@@ -110,17 +140,6 @@ impl<'a> Finder<'a> {
             pfn: table.pfn(at).unwrap_or(wanted.pfn),
             extent: entry.extent().map(in_image),
         }))
-    }
-
-    /// As [`find`](Self::find); where a reference stands there, the page that it names.
-    pub(super) async fn follow(&mut self, wanted: Wanted) -> Result<Option<Located>, EngineError> {
-        let Some(found) = self.find(wanted).await? else { return Ok(None) };
-        let Some(further) = Reference::of_entry(found.entry) else { return Ok(Some(found)) };
-        // The ancestor that holds the page may not have found a place in the lineage.
-        let Some(reference) = translate(self.lineage, found.reference.ancestor, further)? else {
-            return Ok(None);
-        };
-        self.find(Wanted { reference, ..wanted }).await
     }
 
     async fn by_pfn(

@@ -69,6 +69,11 @@ impl PageIndex {
         near.map(|&(_, number)| number).chain(self.scattered.iter().rev().copied())
     }
 
+    /// The segment that most likely holds `pfn`.
+    pub(super) fn likeliest(&self, pfn: u64) -> Option<usize> {
+        self.candidates(pfn).next()
+    }
+
     /// The table that `pfn` is in, and its index there.
     pub(super) async fn find(
         &self,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
 
-use super::beforehand::{self, Kept};
+use super::beforehand::Kept;
 use super::gather::{Cost, Plan, Room};
 use super::locate::{Wanted, locate};
 use super::{Engine, EngineError, Image, Phase, Progress};
@@ -126,20 +126,21 @@ impl<'a> ReadAhead<'a> {
     }
 
     fn fill(&mut self) {
-        while self.in_flight.len() + self.ready.len() < self.at_once() {
-            let Some((number, entry)) = self.waiting.next() else { break };
+        while let Some((number, entry)) = self.waiting.clone().next() {
+            let kept = self.kept.contains_key(&number);
+            // Those that are kept wait for no memory but their pages'.
+            let at_once =
+                if kept { self.engine.segments_at_once() } else { self.image.segments_at_once(self.engine) };
+            if self.in_flight.len() + self.ready.len() >= at_once {
+                break;
+            }
+            self.waiting.next();
             let fetched = match self.kept.remove(&number) {
                 Some(stored) => decoded(self.engine, self.image, stored).boxed(),
                 None => fetch(self.engine, self.image, *entry).boxed(),
             };
             self.in_flight.push_back(fetched);
         }
-    }
-
-    /// How many segments may be under way, beside those that are kept.
-    fn at_once(&self) -> usize {
-        let kept = beforehand::slots(&self.kept, self.engine);
-        self.image.segments_at_once(self.engine).saturating_sub(kept).max(1)
     }
 
     pub(super) async fn next(&mut self) -> Fetched {
@@ -174,17 +175,6 @@ pub(super) struct Stored {
     pub(super) entry: DirectoryEntry,
     pub(super) bytes: Payload,
     pub(super) bases: Bases,
-}
-
-impl Stored {
-    /// Memory that it takes of the engine's.
-    pub(super) fn budget_bytes(&self) -> usize {
-        let own = match &self.bytes {
-            Payload::Bytes(bytes) => bytes.budget_bytes(),
-            Payload::Modelled { .. } => 0,
-        };
-        own + self.bases.budget_bytes()
-    }
 }
 
 /// Reads and decodes one segment, with what its pages rest on.

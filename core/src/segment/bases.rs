@@ -74,15 +74,15 @@ impl Bases {
         self.pages.get(index).and_then(Option::as_ref)
     }
 
-    /// Memory that they take of a pool's budget, in bytes.
-    pub fn budget_bytes(&self) -> usize {
-        let buffers: usize = self.buffers.iter().map(Buffer::budget_bytes).sum();
-        buffers + self.reservation.as_ref().map_or(0, Reservation::bytes)
-    }
-
     /// The same in no more memory than it needs, for those who keep it.
     pub(crate) fn shrink(mut self) -> Self {
         self.buffers = self.buffers.into_iter().map(Buffer::shrink).collect();
+        // It covers the buffers that are in no pool.
+        let covered = self.buffers.iter().filter(|buffer| buffer.budget_bytes() == 0);
+        let bytes = covered.map(Buffer::capacity).sum();
+        if let Some(reservation) = &mut self.reservation {
+            reservation.shrink_to(bytes);
+        }
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -19,6 +20,7 @@ use crate::storage::{
 #[derive(Clone, Default)]
 pub struct MemoryStorage {
     shared: Arc<Mutex<Shared>>,
+    bytes_read: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -52,6 +54,11 @@ impl MemoryStorage {
     /// The bytes of a published object.
     pub fn contents(&self, name: &str) -> Option<Arc<Vec<u8>>> {
         self.lock().published.get(name).cloned()
+    }
+
+    /// Bytes read from published objects so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
     }
 
     /// Puts an object there as if it had been published.
@@ -133,7 +140,11 @@ impl Storage for MemoryStorage {
     async fn open(&self, name: &str) -> Result<Box<dyn ObjectReader>, StorageError> {
         check_name(name, "open")?;
         let contents = self.contents(name).ok_or_else(|| missing("open", name))?;
-        Ok(Box::new(MemoryReader { name: name.to_owned(), contents }))
+        Ok(Box::new(MemoryReader {
+            name: name.to_owned(),
+            contents,
+            bytes_read: Arc::clone(&self.bytes_read),
+        }))
     }
 
     async fn list(&self) -> Result<Vec<ObjectInfo>, StorageError> {
@@ -235,6 +246,7 @@ impl MemoryWriter {
 struct MemoryReader {
     name: String,
     contents: Arc<Vec<u8>>,
+    bytes_read: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -252,6 +264,7 @@ impl ObjectReader for MemoryReader {
     }
 
     async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {
+        self.bytes_read.fetch_add(len as u64, Ordering::Relaxed);
         read(&self.name, &self.contents, offset, len, buffer)
     }
 }

@@ -5,6 +5,9 @@
 //! counts, since a disturbance only ever adds. A line through the sizes' times gives the cost
 //! of a page and of a byte. At last both are scaled so that the mix of the traces themselves
 //! takes the time that was measured for it.
+//!
+//! What the testbed itself takes to make guests' pages and to compare them is measured too: in
+//! real mode that is on the same cores.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,8 +20,8 @@ use comio_core::tape::{Batch, Pfns};
 use comio_core::{PAGE_SIZE, SEGMENT_PAGES};
 
 use super::coder::CodeTable;
-use super::cost::{CodingCosts, CostTable, PageCost, tag_name};
-use crate::trace::Trace;
+use super::cost::{CodingCosts, CostTable, HypervisorCosts, PageCost, tag_name};
+use crate::trace::{SyntheticGuest, Trace};
 
 /// Each measurement is repeated so often.
 const ROUNDS: usize = 5;
@@ -26,6 +29,10 @@ const ROUNDS: usize = 5;
 const SIZES: usize = 4;
 /// Segments measured for the traces' own mix.
 const MIX_SEGMENTS: usize = 16;
+/// Pages of a guest that is made and compared: more than caches hold.
+const REPLAY_PAGES: usize = 16 << 10;
+/// The share of its runs that are its own, as scenarios have it.
+const REPLAY_PRIVATE: f64 = 0.6;
 
 /// Time since any fixed moment, on a clock that never runs backwards.
 pub type Watch<'a> = &'a dyn Fn() -> Duration;
@@ -34,7 +41,43 @@ pub type Watch<'a> = &'a dyn Fn() -> Duration;
 /// rest as in `base`.
 pub fn cost_table(base: CostTable, machine: &str, traces: &[Trace], watch: Watch<'_>) -> CostTable {
     let measure = |method: Method| (method.name().to_owned(), calibrate(method, traces, watch));
-    CostTable { machine: machine.to_owned(), coding: Method::ALL.into_iter().map(measure).collect(), ..base }
+    CostTable {
+        machine: machine.to_owned(),
+        coding: Method::ALL.into_iter().map(measure).collect(),
+        replay: replay_costs(traces, watch),
+        ..base
+    }
+}
+
+/// Measures the making and the comparing of guests' pages, over all traces.
+fn replay_costs(traces: &[Trace], watch: Watch<'_>) -> HypervisorCosts {
+    let (mut read_ns, mut write_ns) = (f64::INFINITY, f64::INFINITY);
+    let guests: Vec<SyntheticGuest> = (0..)
+        .zip(traces)
+        .map(|(number, trace)| SyntheticGuest::new(trace, REPLAY_PAGES, REPLAY_PRIVATE, 1, number))
+        .collect();
+    let pages = as_f64(guests.len() * REPLAY_PAGES);
+    let mut memory = vec![0; SEGMENT_PAGES * PAGE_SIZE];
+    for _ in 0..ROUNDS {
+        let (mut read, mut write) = (Duration::ZERO, Duration::ZERO);
+        for guest in &guests {
+            for first in (0..REPLAY_PAGES).step_by(SEGMENT_PAGES) {
+                let start = watch();
+                for (pfn, page) in (first..).zip(memory.chunks_exact_mut(PAGE_SIZE)) {
+                    guest.read(pfn, page);
+                }
+                let middle = watch();
+                let mut all = (first..).zip(memory.chunks_exact(PAGE_SIZE));
+                let same = all.all(|(pfn, page)| guest.matches(pfn, page));
+                read += middle.saturating_sub(start);
+                assert!(same, "a guest is what it was made");
+                write += watch().saturating_sub(middle);
+            }
+        }
+        read_ns = read_ns.min(nanos(read) / pages);
+        write_ns = write_ns.min(nanos(write) / pages);
+    }
+    HypervisorCosts { read_ns: rounded(read_ns), write_ns: rounded(write_ns) }
 }
 
 /// Measures `method` on the pages of `traces`, on the calling thread.

@@ -1,6 +1,7 @@
 //! A coder that moves no bytes: it answers from a table made once for each trace and method.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use comio_core::buffer::{Buffer, Payload};
 use comio_core::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
@@ -88,11 +89,16 @@ fn guest_of(contents: u64) -> usize {
     usize::try_from(contents >> 44).unwrap_or(usize::MAX)
 }
 
+/// A segment's contents, first page and page count.
+type Batched = (u64, u64, usize);
+
 /// The modelled coder of one method.
 #[derive(Debug)]
 pub struct ModelCoder {
     placement: Placement,
     guests: Vec<CodedGuest>,
+    /// Decoding finds what encoding laid out.
+    laid_out: Mutex<BTreeMap<Batched, (DirectoryEntry, Tally)>>,
 }
 
 /// Room for what is read and written as real bytes: superblock, frames, directories.
@@ -101,7 +107,7 @@ const METADATA_BYTES: usize = 16 << 10;
 impl ModelCoder {
     /// A coder for these guests, by number.
     pub fn new(placement: Placement, guests: Vec<CodedGuest>) -> Self {
-        Self { placement, guests }
+        Self { placement, guests, laid_out: Mutex::default() }
     }
 
     fn codes<'a>(&'a self, contents: u64, pfns: &'a Pfns) -> Option<impl Iterator<Item = Code> + 'a> {
@@ -117,6 +123,19 @@ impl ModelCoder {
             let pages = if guest.memory.is_private(pfn) { &codes.private } else { &codes.recorded };
             pages[guest.memory.origin(pfn)]
         }))
+    }
+
+    /// Where a segment's pages go, and what they are; runs are remembered.
+    fn laid_out(&self, contents: u64, pfns: &Pfns) -> Option<(DirectoryEntry, Tally)> {
+        let Pfns::Run { first, count } = *pfns else { return self.lay_out(contents, pfns) };
+        let key = (contents, first, count);
+        let known = || self.laid_out.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known().get(&key) {
+            return Some(*found);
+        }
+        let laid_out = self.lay_out(contents, pfns)?;
+        known().insert(key, laid_out);
+        Some(laid_out)
     }
 
     fn lay_out(&self, contents: u64, pfns: &Pfns) -> Option<(DirectoryEntry, Tally)> {
@@ -150,7 +169,7 @@ impl SegmentCoder for ModelCoder {
         let (count, bytes) = (batch.pfns.count(), batch.pages.len());
         let unknown = SegmentError::WrongBatch { pages: count, bytes };
         let Payload::Modelled { contents, .. } = batch.pages else { return Err(unknown) };
-        let Some((entry, tally)) = self.lay_out(contents, &batch.pfns) else { return Err(unknown) };
+        let Some((entry, tally)) = self.laid_out(contents, &batch.pfns) else { return Err(unknown) };
         let payload = Payload::Modelled { len: entry.len(), contents };
         Ok(EncodedSegment { payload, entry, tally })
     }
@@ -171,7 +190,7 @@ impl SegmentCoder for ModelCoder {
         let unknown = SegmentError::WrongBatch { pages: count, bytes: segment.len() };
         let Payload::Modelled { contents, .. } = *segment else { return Err(unknown) };
         let pfns = Pfns::Run { first: entry.first_pfn, count };
-        let Some((_, tally)) = self.lay_out(contents, &pfns) else { return Err(unknown) };
+        let Some((_, tally)) = self.laid_out(contents, &pfns) else { return Err(unknown) };
         Ok((Batch { pfns, pages: Payload::Modelled { len, contents } }, tally))
     }
 }

@@ -21,6 +21,8 @@ pub struct CostTable {
     pub machine: String,
     /// The hypervisor's copying.
     pub hypervisor: HypervisorCosts,
+    /// The same by the testbed itself, which makes pages from traces and compares them.
+    pub replay: HypervisorCosts,
     /// The NFS client's work on a host's cores.
     pub client: TransferCosts,
     /// The NFS server's work on its cores.

@@ -9,7 +9,7 @@ use comio_core::{PAGE_SIZE, SEGMENT_PAGES};
 
 use super::coder::contents_id;
 use super::cost::HypervisorCosts;
-use super::machine::Cores;
+use super::machine::{Cores, ModelCompute};
 use crate::hypervisor::{ComparingWriter, Replay};
 
 /// A guest of a modelled host.
@@ -19,10 +19,28 @@ pub struct ModelGuest {
     pub number: usize,
     /// Its pages.
     pub page_count: usize,
-    /// The cores of its host.
-    pub cores: Arc<Cores>,
-    /// What a page costs them.
+    /// Who copies its pages.
+    pub copier: Copier,
+    /// What a page costs.
     pub costs: HypervisorCosts,
+}
+
+/// Who copies a guest's pages.
+#[derive(Debug, Clone)]
+pub enum Copier {
+    /// A hypervisor, on the cores of its host.
+    Cores(Arc<Cores>),
+    /// The engine's workers, as in real mode: guests are replayed there.
+    Workers(Arc<ModelCompute>),
+}
+
+impl Copier {
+    async fn copy(&self, seconds: f64) {
+        match self {
+            Self::Cores(cores) => cores.work(seconds).await,
+            Self::Workers(workers) => workers.occupy(seconds).await,
+        }
+    }
 }
 
 impl Replay for ModelGuest {
@@ -77,7 +95,7 @@ impl GuestReader for Tape {
         if count == 0 {
             return Ok(None);
         }
-        self.guest.cores.work(seconds(count, self.guest.costs.read_ns)).await;
+        self.guest.copier.copy(seconds(count, self.guest.costs.read_ns)).await;
         self.next += count;
         let pages = Payload::Modelled { len: count * PAGE_SIZE, contents };
         Ok(Some(TapeItem::Batch(Batch { pfns, pages })))
@@ -90,7 +108,7 @@ impl GuestWriter for Tape {
         let TapeItem::Batch(batch) = item else { return Ok(()) };
         let (pfns, expected) = self.expected();
         let count = batch.pfns.count();
-        self.guest.cores.work(seconds(count, self.guest.costs.write_ns)).await;
+        self.guest.copier.copy(seconds(count, self.guest.costs.write_ns)).await;
         let contents = match batch.pages {
             Payload::Modelled { contents, .. } => Some(contents),
             Payload::Bytes(_) => None,

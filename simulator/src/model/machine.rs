@@ -64,6 +64,15 @@ impl ModelCompute {
     }
 }
 
+impl ModelCompute {
+    /// A job that takes that many seconds of a core.
+    pub async fn occupy(&self, seconds: f64) {
+        // The semaphore is never closed.
+        let _worker = self.workers.acquire().await;
+        self.cores.work(seconds).await;
+    }
+}
+
 impl std::fmt::Debug for ModelCompute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ModelCompute").field("workers", &self.worker_count).finish_non_exhaustive()

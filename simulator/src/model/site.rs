@@ -12,7 +12,7 @@ use futures::future::{Either, join_all, select};
 use super::clock::{Clock, Nanos, SECOND};
 use super::coder::{CodeTable, CodedGuest, ModelCoder};
 use super::cost::{CostError, CostTable};
-use super::guest::ModelGuest;
+use super::guest::{Copier, ModelGuest};
 use super::machine::{Cores, ModelCompute};
 use super::network::{Network, Port, goodput};
 use super::pipe::{PipeMover, Stream};
@@ -70,16 +70,14 @@ impl Site {
         let link_bytes_per_s = scenario.server.link.bytes_per_s();
         let host_link_bytes_per_s = scenario.hosts.link.bytes_per_s();
         let network = Arc::new(Network::new(clock, link_bytes_per_s, scenario.server.round_trip.0));
+        let cores = |count| Arc::new(Cores::new(clock, count));
+        let machine = scenario.one_machine.then(|| cores(scenario.hosts.cores));
         let host = |_| Host {
-            cores: Arc::new(Cores::new(clock, scenario.hosts.cores)),
+            cores: machine.clone().unwrap_or_else(|| cores(scenario.hosts.cores)),
             port: network.port(host_link_bytes_per_s),
         };
         let hosts: Vec<Host> = (0..scenario.hosts.count).map(host).collect();
-        let own_cores = || Arc::new(Cores::new(clock, scenario.server.cores));
-        let server_cores = match hosts.first() {
-            Some(host) if scenario.server.on_host => Arc::clone(&host.cores),
-            _ => own_cores(),
-        };
+        let server_cores = machine.unwrap_or_else(|| cores(scenario.server.cores));
         let server = Arc::new(ModelServer::new(clock, server_parts(scenario, costs, &server_cores)));
         let mut site = Self {
             herd: Vec::new(),
@@ -129,13 +127,15 @@ impl Site {
         if let Some(tag) = plan.guests.iter().find_map(|guest| coding.missing(&guest.codes.tally())) {
             return Err(CostError::Missing(format!("{tag} pages of {}", plan.method)));
         }
+        let workers = |host: &Host| Arc::new(ModelCompute::new(Arc::clone(&host.cores), coding.clone()));
+        // Hosts that are one machine share its workers, too.
+        let machine = scenario.one_machine.then(|| self.hosts.first().map(workers)).flatten();
         let model = |(number, guest): (usize, &CodedGuest)| {
-            let guest = ModelGuest {
-                number,
-                page_count: guest.memory.page_count(),
-                cores: Arc::clone(&self.host_of(number).cores),
-                costs: plan.costs.hypervisor,
+            let (copier, costs) = match &machine {
+                Some(workers) => (Copier::Workers(Arc::clone(workers)), plan.costs.replay),
+                None => (Copier::Cores(Arc::clone(&self.host_of(number).cores)), plan.costs.hypervisor),
             };
+            let guest = ModelGuest { number, page_count: guest.memory.page_count(), copier, costs };
             (guest_name(number), Arc::new(guest) as Arc<dyn Replay>)
         };
         let hypervisor = ReplayHypervisor::new(plan.guests.iter().enumerate().map(model));
@@ -144,7 +144,7 @@ impl Site {
             .hosts
             .iter()
             .map(|host| {
-                let compute = Arc::new(ModelCompute::new(Arc::clone(&host.cores), coding.clone()));
+                let compute = machine.clone().unwrap_or_else(|| workers(host));
                 let engine = Engine::new(compute, Arc::clone(&coder) as _, engine_memory(scenario));
                 (engine, self.mount(host, plan, scenario.hosts.connections, DEPTH))
             })
@@ -217,7 +217,7 @@ impl Site {
         self.clock.sleep(fault.at.0).await;
         match fault.kind {
             FaultKind::SlowLink => {
-                self.network.set_server_link(fault.rate.bytes_per_s());
+                self.network.set_server_link(fault.rate.map_or(0.0, Rate::bytes_per_s));
                 self.clock.sleep(fault.lasts.0).await;
             }
             FaultKind::ServerRestart => {

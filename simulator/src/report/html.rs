@@ -10,10 +10,10 @@ const TIMELINES_MAX: usize = 24;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1f2937;max-width:1240px;margin:2rem auto;\
     padding:0 1rem}h1{margin-bottom:.2rem}p.q{font-size:1.15rem;color:#4b5563;margin-top:0}\
-    table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}\
-    th,td{padding:.25rem .7rem;border-bottom:1px solid #e5e7eb;text-align:right;white-space:nowrap}\
+    table{border-collapse:collapse;margin:1rem 0;font-size:.87rem;font-variant-numeric:tabular-nums}\
+    th,td{padding:.25rem .45rem;border-bottom:1px solid #e5e7eb;text-align:right;white-space:nowrap}th{white-space:normal;vertical-align:bottom}\
     th:first-child,td:first-child,td.t,th.t{text-align:left}tr:hover{background:#f3f4f6}\
-    figure{margin:1.5rem 0}svg{max-width:100%;height:auto}.no{color:#b91c1c;font-weight:bold}\
+    figure{margin:1.5rem 0}svg{width:100%;max-width:1100px;height:auto}.no{color:#b91c1c;font-weight:bold}\
     footer{color:#6b7280;margin-top:3rem;border-top:1px solid #e5e7eb}";
 
 /// The page of `results`.

@@ -37,10 +37,10 @@ async fn run_point(point: &Point, world: &dyn World) -> Result<Vec<Run>, RunErro
     let scenario = &point.scenario;
     let compute = world.compute(scenario.hosts.cores).map_err(world_error("start the worker pool"))?;
     let loaded = load_traces(&scenario.guests.traces, world, &compute).await?;
-    let server = world.start_server(&scenario.server).await.map_err(world_error("start the server"))?;
+    let server = world.start_server(scenario).await.map_err(world_error("start the server"))?;
     let mut storages = Vec::new();
-    for _ in 0..scenario.hosts.count {
-        let storage = server.connect(scenario.hosts.connections).await;
+    for host in 0..scenario.hosts.count {
+        let storage = server.connect(host, scenario.hosts.connections).await;
         storages.push(storage.map_err(world_error("connect to the server"))?);
     }
     let stage = Stage { point, world, compute, traces: in_order(scenario, &loaded), storages };

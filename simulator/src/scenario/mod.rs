@@ -9,6 +9,7 @@ mod expect;
 mod method;
 mod nights;
 mod parse;
+mod sense;
 mod sweep;
 mod timing;
 
@@ -19,7 +20,7 @@ pub use error::ScenarioError;
 pub use expect::{Expectation, Missed};
 pub use method::Method;
 pub use nights::Nights;
-pub use parse::{Point, ScenarioFile, parse};
+pub use parse::{Point, ScenarioFile, parse, parse_with};
 pub use sweep::Sweep;
 pub use timing::{Arrival, Background, Fault, FaultKind, Pattern};
 
@@ -50,6 +51,10 @@ pub struct Scenario {
     /// The storage server.
     #[serde(default)]
     pub server: Server,
+    /// Hosts and server are one machine with the cores of one host, whose workers also make and
+    /// compare the guests' pages: as it is in real mode, against a server on the same machine.
+    #[serde(default)]
+    pub one_machine: bool,
     /// When the guests' turns come.
     #[serde(default)]
     pub arrival: Arrival,
@@ -143,7 +148,8 @@ pub struct Hosts {
     pub memory: Size,
     /// Connections each opens to the server.
     pub connections: usize,
-    /// Each one's network link (virtual mode).
+    /// Each one's network link (virtual mode, and with network namespaces where it is narrower
+    /// than the server's).
     pub link: Rate,
 }
 
@@ -167,8 +173,6 @@ pub struct Server {
     pub threads: usize,
     /// Its cores.
     pub cores: usize,
-    /// Its work is done on the cores of the only host, as in a test on one machine.
-    pub on_host: bool,
     /// Its disk; without one all is kept in memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Rate>,
@@ -193,7 +197,6 @@ impl Default for Server {
             round_trip: Span(100_000),
             threads: 64,
             cores: 4,
-            on_host: false,
             disk: None,
             cache: Size(64 << 30),
             commit: Span(1_000_000),

@@ -1,11 +1,12 @@
 //! From text to scenarios, with errors that point into the text.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Mode, Scenario, ScenarioError, nights};
+use super::{Mode, Scenario, ScenarioError, nights, sense, sweep};
 use crate::trace::RUN_PAGES;
 
 /// The most memory a guest may have: four times the largest machines of today.
@@ -38,13 +39,21 @@ pub struct Point {
 struct Places {
     methods: Spanned<toml::Value>,
     guests: GuestPlaces,
-    hosts: Option<Spanned<toml::Value>>,
-    server: Option<Spanned<toml::Value>>,
+    hosts: Option<Spanned<Keys>>,
+    server: Option<Spanned<Keys>>,
     operation: Spanned<toml::Value>,
     sweep: Option<Spanned<toml::Value>>,
     nights: Option<Spanned<toml::Value>>,
     background: Option<Spanned<toml::Value>>,
     faults: Option<Spanned<toml::Value>>,
+}
+
+/// The keys of a table, each with its place.
+type Keys = BTreeMap<String, Spanned<toml::Value>>;
+
+/// Where `key` stands, or its table if it is not there.
+fn place_of(table: &Spanned<Keys>, key: &str) -> Range<usize> {
+    table.get_ref().get(key).map_or_else(|| table.span(), Spanned::span)
 }
 
 #[derive(Deserialize)]
@@ -67,14 +76,54 @@ pub fn parse(
     let toml_error = |error: toml::de::Error| wrong(error.span(), error.message().to_owned());
     let scenario: Scenario = toml::from_str(text).map_err(toml_error)?;
     let places: Places = toml::from_str(text).map_err(toml_error)?;
-    let problems = problems(&scenario, &places, has_trace);
+    let senses: sense::Places = toml::from_str(text).map_err(toml_error)?;
+    let mut problems = problems(&scenario, &places, has_trace);
+    problems.extend(sense::problems(&scenario, &senses));
     if let Some((span, problem)) = problems.into_iter().min_by_key(|(span, _)| span.start) {
         return Err(wrong(Some(span), problem));
     }
     let points = points(&scenario, text, has_trace)
         .map_err(|problem| wrong(places.sweep.as_ref().map(Spanned::span), problem))?;
+    if let Some((span, problem)) = sense::expectations(&scenario, &points, &senses).into_iter().next() {
+        return Err(wrong(Some(span), problem));
+    }
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()));
     Ok(ScenarioFile { scenario, points, hash })
+}
+
+/// As [`parse`], with keys (dots between their parts) set to other values: as in a scenario file,
+/// or a text without its quotes.
+///
+/// # Errors
+/// As [`parse`]; for what the settings break, with the settings instead of a line.
+pub fn parse_with(
+    file: &str,
+    text: &str,
+    settings: &[(String, String)],
+    has_trace: &dyn Fn(&str) -> bool,
+) -> Result<ScenarioFile, ScenarioError> {
+    let parsed = parse(file, text, has_trace)?;
+    if settings.is_empty() {
+        return Ok(parsed);
+    }
+    let words: Vec<_> = settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    let wrong = |problem: &str| {
+        let problem = format!("with {}: {problem}", words.join(", "));
+        ScenarioError { file: file.to_owned(), place: None, problem }
+    };
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| wrong(error.message()))?;
+    for (key, value) in settings {
+        sweep::set(&mut table, key, &value_of(value)).ok_or_else(|| wrong("there is no such key"))?;
+    }
+    let text = toml::to_string(&table).map_err(|error| wrong(&error.to_string()))?;
+    parse(file, &text, has_trace).map_err(|error| wrong(&error.problem))
+}
+
+/// A value as TOML writes it, or a text.
+fn value_of(text: &str) -> toml::Value {
+    let table = toml::from_str::<toml::Table>(&format!("value = {text}"));
+    let value = table.ok().filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
+    value.unwrap_or_else(|| toml::Value::String(text.to_owned()))
 }
 
 /// The points of the sweep, each checked as a scenario of its own.
@@ -140,17 +189,21 @@ fn problems(
     }
     if let Some(place) = &places.hosts {
         let hosts = &scenario.hosts;
-        if hosts.count == 0 || hosts.cores == 0 || hosts.connections == 0 {
-            say(place.span(), "hosts, cores and connections must each be at least 1".into());
+        let counts = [("count", hosts.count), ("cores", hosts.cores), ("connections", hosts.connections)];
+        for (key, _) in counts.into_iter().filter(|(_, count)| *count == 0) {
+            say(place_of(place, key), format!("{key} must be at least 1"));
         }
         if hosts.memory.0 < 16 << 20 {
-            say(place.span(), "a host needs at least \"16 MiB\" of memory for buffers".into());
+            say(place_of(place, "memory"), "a host needs at least \"16 MiB\" of memory for buffers".into());
+        }
+        if hosts.link.0 == 0 {
+            say(place_of(place, "link"), NO_RATE.into());
         }
     }
-    if let Some(place) = &places.server
-        && let Some(problem) = server_problem(scenario)
-    {
-        say(place.span(), problem);
+    if let Some(place) = &places.server {
+        for (key, problem) in server_problems(scenario) {
+            say(place_of(place, key), problem.to_owned());
+        }
     }
     found.extend(modelled_only(scenario, places));
     let nights = nights::Places {
@@ -163,21 +216,20 @@ fn problems(
     found
 }
 
-fn server_problem(scenario: &Scenario) -> Option<String> {
+const NO_RATE: &str = "links and disks must carry something, for example \"1 Gbit/s\"";
+
+/// What is wrong with the server, by key.
+fn server_problems(scenario: &Scenario) -> impl Iterator<Item = (&'static str, &'static str)> {
     let server = &scenario.server;
-    if scenario.mode == Mode::Real && !is_location(&server.location) {
-        return Some("location must be \"embedded\" or a URL such as \"nfs://server/export\"".to_owned());
-    }
-    if server.link.0 == 0 || server.disk.is_some_and(|disk| disk.0 == 0) {
-        return Some("links and disks must carry something, for example \"1 Gbit/s\"".to_owned());
-    }
-    if server.threads == 0 || server.cores == 0 {
-        return Some("threads and cores must each be at least 1".to_owned());
-    }
-    if server.on_host && scenario.hosts.count != 1 {
-        return Some("on-host takes one host: set hosts.count = 1".to_owned());
-    }
-    None
+    let lost = scenario.mode == Mode::Real && !is_location(&server.location);
+    let problems = [
+        (lost, "location", "location must be \"embedded\" or a URL such as \"nfs://server/export\""),
+        (server.link.0 == 0, "link", NO_RATE),
+        (server.disk.is_some_and(|disk| disk.0 == 0), "disk", NO_RATE),
+        (server.threads == 0, "threads", "threads must be at least 1"),
+        (server.cores == 0, "cores", "cores must be at least 1"),
+    ];
+    problems.into_iter().filter(|(wrong, ..)| *wrong).map(|(_, key, problem)| (key, problem))
 }
 
 /// What only models can do, in a scenario of real mode.
@@ -268,6 +320,26 @@ mod test {
     }
 
     #[test]
+    fn settings_change_keys_and_are_named_if_they_break_it() {
+        let parse_set = |settings: &[(&str, &str)]| {
+            let own = |&(key, value): &(&str, &str)| (key.to_owned(), value.to_owned());
+            let settings: Vec<_> = settings.iter().map(own).collect();
+            parse_with("q.toml", GOOD, &settings, &|_| true)
+        };
+        let file =
+            parse_set(&[("guests.count", "7"), ("guests.memory", "1 GiB"), ("mode", "virtual")]).unwrap();
+        assert_eq!((file.scenario.guests.count, file.scenario.guests.memory.0), (7, 1 << 30));
+        assert_eq!(file.scenario.mode, Mode::Virtual);
+        let file = parse_set(&[("methods", "[\"raw\", \"comio\"]"), ("one-machine", "true")]).unwrap();
+        assert!(file.scenario.methods == [Method::Raw, Method::Comio] && file.scenario.one_machine);
+        for (key, value, word) in [("guests.counts", "7", "unknown field"), ("name.x", "1", "no such key")] {
+            let error = parse_set(&[(key, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("q.toml: with {key} = {value}: ")), "{error}");
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
     fn impossible_sweeps_are_refused_with_their_line() {
         let line = GOOD.lines().count() + 2;
         for (parameter, values, word) in [
@@ -306,7 +378,47 @@ mod test {
             ("\"embedded\"", "\"ftp://x\""),
             ("methods = [\"raw\", \"lz4\", \"zstd1\", \"comio\"]", "methods = []"),
         ] {
-            assert!(error_of(from, to).starts_with("q.toml:"));
+            let line = GOOD.lines().position(|line| line.contains(from)).unwrap() + 1;
+            let error = error_of(from, to);
+            assert!(error.starts_with(&format!("q.toml:{line}:")), "{error}");
         }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_line() {
+        for (from, to, word) in [
+            ("name = \"quickstart\"", "name = \"../x\"", "name becomes a directory"),
+            ("\"zstd1\"", "\"raw\"", "raw is named twice"),
+            ("[hosts]", "[arrival]\npattern = \"poisson\"\n[hosts]", "every = \"2 s\""),
+            ("[hosts]", "[arrival]\npattern = \"at-once\"\nevery = \"1 s\"\n[hosts]", "leave out every"),
+            ("method = \"comio\"", "method = \"comio-dense\"", "not among this scenario's methods"),
+            ("method = \"comio\"", "method = \"comio\"\npoint = \"3\"", "this scenario has no sweep"),
+        ] {
+            let error = error_of(from, to);
+            assert!(error.contains(word), "{error}");
+            assert!(error.starts_with("q.toml:"), "{error}");
+        }
+        let faults = |fault: &str| {
+            let text = GOOD.replace("mode = \"real\"", "mode = \"virtual\"");
+            let text = format!("{text}\n[[faults]]\nat = \"1 s\"\nlasts = \"1 s\"\n{fault}\n");
+            parse("q.toml", &text, &|_| true).map_err(|error| error.to_string())
+        };
+        let line = GOOD.lines().count() + 2;
+        for fault in ["kind = \"slow-link\"", "kind = \"server-restart\"\nrate = \"1 Gbit/s\""] {
+            let error = faults(fault).unwrap_err();
+            assert!(error.starts_with(&format!("q.toml:{line}:")) && error.contains("rate"), "{error}");
+        }
+        assert!(faults("kind = \"slow-link\"\nrate = \"1 Mbit/s\"").is_ok());
+    }
+
+    #[test]
+    fn expectations_name_points_of_the_sweep() {
+        let swept = |point: &str| {
+            let more = "\n[sweep]\nparameter = \"guests.count\"\nvalues = [1, 8]\n";
+            let text = format!("{GOOD}\npoint = \"{point}\"\n{more}");
+            parse("q.toml", &text, &|_| true).map_err(|error| error.to_string())
+        };
+        assert!(swept("8").is_ok());
+        assert!(swept("9").unwrap_err().contains("points are 1, 8"));
     }
 }

@@ -37,13 +37,9 @@ impl Sweep {
     pub(super) fn apply(&self, scenario: &Table, value: &Value) -> Option<Table> {
         let mut table = scenario.clone();
         table.remove("sweep");
-        let mut keys: Vec<&str> = self.parameter.split('.').collect();
-        let last = keys.pop()?;
-        let mut place = &mut table;
-        for key in keys {
-            place = place.entry(key).or_insert_with(|| Value::Table(Table::new())).as_table_mut()?;
-        }
-        place.insert(last.to_owned(), value.clone());
+        // They are about all points together.
+        table.remove("expect");
+        set(&mut table, &self.parameter, value)?;
         Some(table)
     }
 
@@ -54,4 +50,16 @@ impl Sweep {
             other => other.to_string(),
         }
     }
+}
+
+/// Sets a key, with dots, to `value`; `None` if a part of it is no table.
+pub(super) fn set(scenario: &mut Table, key: &str, value: &Value) -> Option<()> {
+    let mut keys: Vec<&str> = key.split('.').collect();
+    let last = keys.pop()?;
+    let mut place = scenario;
+    for key in keys {
+        place = place.entry(key).or_insert_with(|| Value::Table(Table::new())).as_table_mut()?;
+    }
+    place.insert(last.to_owned(), value.clone());
+    Some(())
 }

@@ -81,8 +81,8 @@ pub struct Fault {
     /// For how long.
     pub lasts: Span,
     /// What is left of the server's link, when it is slow.
-    #[serde(default)]
-    pub rate: Rate,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
 }
 
 /// What goes wrong.

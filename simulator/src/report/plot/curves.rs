@@ -9,7 +9,7 @@ use super::{COLOURS, FAINT, INK, PlotError};
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 420;
 const LEGEND_WIDTH: u32 = 200;
-/// Values further apart than this are shown on a logarithmic axis.
+/// Values of a sweep that are further apart than this are shown on a logarithmic axis.
 const LOG_FROM: f64 = 30.0;
 
 /// Curves with common axes; x counts the labels from 0, or is a number if there are none.
@@ -63,7 +63,7 @@ impl CurveChart {
         let (left, legend) = area.margin(64, 8, 12, 8).split_horizontally(WIDTH - LEGEND_WIDTH - 20);
         self.draw_legend(&legend)?;
         let (low, high) = self.y_range();
-        if high / low > LOG_FROM {
+        if high / low > LOG_FROM && !self.x_labels.is_empty() {
             self.draw_curves(&left, (low / 1.3..high * 1.3).log_scale())
         } else {
             self.draw_curves(&left, Linear(0.0..high * 1.06))

@@ -1,4 +1,6 @@
-//! `comio calibrate`: what coding costs on this machine.
+//! `comio calibrate`: what coding costs on this machine, and moving bytes.
+
+mod transfers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +30,12 @@ pub(super) async fn run(args: &Calibrate) -> anyhow::Result<Exit> {
     }
     let world = watch.context("name at least one trace")?;
     output::say("coding their pages, over and over; leave the machine alone");
-    let table = cost_table(CostTable::checked_in()?, &args.machine, &traces, &|| world.now()).to_toml()?;
+    let mut table = cost_table(CostTable::checked_in()?, &args.machine, &traces, &|| world.now());
+    if args.netns {
+        output::say("moving bytes to nfs-ganesha in network namespaces and back");
+        (table.client, table.server) = transfers::measure(table.client, table.server).await?;
+    }
+    let table = table.to_toml()?;
     match &args.output {
         Some(path) => {
             std::fs::write(path, table).with_context(|| format!("cannot write {}", path.display()))?;

@@ -1,0 +1,299 @@
+//! Guests saved and restored through an `xl` that fails where it is told to.
+
+mod common;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use common::host::{GUEST, Host, ID, UUID, wait_until, words};
+
+#[test]
+fn a_guest_is_destroyed_once_its_image_is_whole_and_comes_back() {
+    let host = Host::new();
+    let image = host.image("web.comio");
+    let saved = host.done_json(&["save", "--json", GUEST, &image]);
+    assert_eq!((saved["guest"].as_str(), saved["guest_uuid"].as_str()), (Some(GUEST), Some(UUID)));
+    assert!(saved["downtime_s"].as_f64() <= saved["seconds"].as_f64());
+    assert_eq!(host.state(GUEST), None);
+    assert!(host.is_whole("web.comio"));
+    assert!(host.journal().is_empty());
+
+    let restored = host.done_json(&["restore", "--json", &image]);
+    assert_eq!(restored["guest"], GUEST);
+    assert!(host.runs(GUEST));
+    let xen = |file: &str| fs::read(host.place.path(&format!("xen/{file}"))).expect("readable");
+    assert!(xen("restored") == xen("stream"), "xl got another stream than it had given");
+    assert!(host.journal().is_empty());
+}
+
+#[test]
+fn a_guest_is_found_by_name_number_and_uuid_and_goes_on_if_it_is_to() {
+    for (domain, options, state) in [
+        (GUEST, "--checkpoint", "-b----"),
+        (&*ID.to_string(), "-c", "-b----"),
+        (UUID, "--pause", "--p---"),
+        (&*UUID.to_uppercase(), "-p", "--p---"),
+    ] {
+        let host = Host::new();
+        host.done_json(&["save", "--json", options, domain, &host.image("web.comio")]);
+        assert_eq!(host.state(GUEST).as_deref(), Some(state), "{domain} {options}");
+        assert!(host.is_whole("web.comio"), "{domain} {options}");
+        assert!(host.journal().is_empty(), "{domain} {options}");
+    }
+}
+
+#[test]
+fn what_cannot_be_begun_touches_no_guest() {
+    let host = Host::new();
+    let image = host.image("web.comio");
+    fs::write(&image, "somebody's").expect("writable");
+    let exists = host.fails(&["save", "--no-clobber", GUEST, &image]);
+    assert!(exists.contains("web.comio"), "{exists}");
+    assert!(host.runs(GUEST));
+    assert_eq!(fs::read(&image).expect("readable"), b"somebody's");
+
+    let no_such = host.fails(&["save", "mail", &image]);
+    assert!(no_such.contains("no guest \"mail\""), "{no_such}");
+    let control = host.fails(&["save", "Domain-0", &image]);
+    assert!(control.contains("control domain"), "{control}");
+    host.add(ID, GUEST, "--p---", UUID);
+    let paused = host.fails(&["save", GUEST, &image]);
+    assert!(paused.contains("paused") && paused.contains("unpause"), "{paused}");
+    assert_eq!(host.state(GUEST).as_deref(), Some("--p---"), "whoever paused it wants it so");
+    let saves = host.calls().into_iter().filter(|call| call.contains(" save ")).count();
+    assert!(saves <= 1, "{:?}", host.calls());
+    assert!(host.journal().is_empty());
+}
+
+#[test]
+fn a_host_without_xl_or_rights_is_told_so() {
+    let host = Host::new();
+    let missing = host.comio().env("COMIO_XL", "/nonexistent/xl").args(["list"]).output().expect("starts");
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(words(&missing).contains("/nonexistent/xl") && words(&missing).contains("xen-utils"));
+    host.set("fail-list", "");
+    assert!(host.fails(&["list"]).contains("only root on a Xen host"));
+}
+
+#[test]
+fn a_save_that_fails_leaves_the_guest_running_and_nothing_visible() {
+    for (failure, said) in
+        [("fail-save", "resuming domain"), ("deaf", "acknowledge suspend"), ("fail-list-later", "")]
+    {
+        let host = Host::new();
+        host.set(failure, "");
+        let told = if failure == "fail-list-later" {
+            // A directory that is no place for images.
+            host.fails(&["save", GUEST, "/dev/null/web.comio"])
+        } else {
+            host.fails(&["save", GUEST, &host.image("web.comio")])
+        };
+        assert!(told.contains(said), "{failure}: {told}");
+        assert!(host.runs(GUEST), "{failure}");
+        assert!(host.images().is_empty(), "{failure}: {:?}", host.images());
+        assert!(host.journal().is_empty(), "{failure}");
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_be_destroyed_is_noted_and_recover_lets_it_run() {
+    let host = Host::new();
+    host.set("fail-destroy", "");
+    let told = host.fails(&["save", GUEST, &host.image("web.comio")]);
+    assert!(told.contains("destroy"), "{told}");
+    assert_eq!(host.state(GUEST).as_deref(), Some("--p---"));
+    assert!(host.is_whole("web.comio"));
+    let again = host.fails(&["save", GUEST, &host.image("other.comio")]);
+    assert!(again.contains("comio recover"), "{again}");
+    host.clear("fail-destroy");
+    assert_eq!(host.done_json(&["recover", "--json"])[0]["outcome"], "unpaused");
+    assert!(host.runs(GUEST));
+}
+
+/// SIGTERM in the middle of a save: it ends soon, the guest runs, nothing is visible.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the time until the program ends is what is tested")]
+fn sigterm_lets_the_guest_run_on() {
+    let host = Host::new();
+    let mut saving = host.start_until(&["save", GUEST, &host.image("web.comio")], "3 middle").expect("saves");
+    let begun = Instant::now();
+    signal(&saving, "-TERM");
+    host.go();
+    let status = saving.wait().expect("a child");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(status.code(), Some(130));
+    assert!(host.runs(GUEST));
+    assert!(host.images().is_empty(), "{:?}", host.images());
+    assert!(host.journal().is_empty());
+}
+
+#[test]
+fn one_guest_is_saved_once_at_a_time() {
+    let host = Host::new();
+    let first = host.image("first.comio");
+    let mut saving = host.start_until(&["save", GUEST, &first], "3 middle").expect("saves");
+    host.clear("stop-at");
+    let refused = host.fails(&["save", GUEST, &host.image("second.comio")]);
+    assert!(refused.contains(&format!("process {}", saving.id())), "{refused}");
+    host.go();
+    assert!(saving.wait().expect("a child").success());
+    assert_eq!(host.state(GUEST), None);
+    assert!(host.is_whole("first.comio"));
+}
+
+#[test]
+fn a_restore_that_fails_leaves_no_domain() {
+    for half_made in [false, true] {
+        let host = saved();
+        host.set("fail-restore", "");
+        if half_made {
+            host.set("half-made", "");
+        }
+        let told = host.fails(&["restore", &host.image("web.comio")]);
+        assert!(told.contains("truncated"), "{told}");
+        assert_eq!(host.state(GUEST), None, "half made: {half_made}");
+        assert!(host.journal().is_empty());
+        host.clear("fail-restore");
+        host.done_json(&["restore", "--json", &host.image("web.comio")]);
+        assert!(host.runs(GUEST));
+    }
+}
+
+/// xl draws a uuid for a configuration that has none: the new guest must be known all the same.
+#[test]
+fn a_guest_is_restored_by_another_configuration_or_leaves_no_domain() {
+    let configs = [
+        "name = \"web2\"\nmemory = 128",
+        "name = \"web2\"\nuuid = \"99999999-2222-4333-8444-555555555555\"\n",
+    ];
+    for (text, uuid) in configs.into_iter().zip([UUID, "99999999-2222-4333-8444-555555555555"]) {
+        let host = saved();
+        let (image, config) = (host.image("web.comio"), host.place.path("web2.cfg"));
+        fs::write(&config, text).expect("writable");
+        host.set("fail-restore", "");
+        host.set("half-made", "");
+        host.fails(&["restore", "--config", &config, &image]);
+        assert_eq!((host.state("web2"), host.state(GUEST)), (None, None));
+        assert!(host.journal().is_empty());
+        host.clear("fail-restore");
+        let restored = host.done_json(&["restore", "--json", "--config", &config, &image]);
+        assert_eq!((restored["guest"].as_str(), restored["guest_uuid"].as_str()), (Some("web2"), Some(uuid)));
+        assert!(host.runs("web2"));
+        assert_eq!(host.uuid("web2"), uuid);
+        assert!(host.journal().is_empty());
+    }
+}
+
+#[test]
+fn a_damaged_image_becomes_no_guest() {
+    let host = saved();
+    let image = host.image("web.comio");
+    let mut bytes = fs::read(&image).expect("readable");
+    // In the first segment's header, behind the superblock.
+    bytes[4096 + 40] ^= 1;
+    fs::write(&image, bytes).expect("writable");
+    let output = host.run(&["restore", &image]);
+    assert_eq!(output.status.code(), Some(3), "{}", words(&output));
+    assert_eq!(host.state(GUEST), None);
+    assert!(host.journal().is_empty());
+}
+
+#[test]
+fn a_guest_that_is_there_is_not_restored_over() {
+    let host = Host::new();
+    let image = host.image("web.comio");
+    host.done_json(&["checkpoint", "--json", GUEST, &image]);
+    let told = host.fails(&["restore", "--force", &image]);
+    assert!(told.contains("exists already"), "{told}");
+    assert!(host.runs(GUEST));
+}
+
+/// A host whose guest was saved.
+fn saved() -> Host {
+    let host = Host::new();
+    host.done_json(&["save", "--json", GUEST, &host.image("web.comio")]);
+    host
+}
+
+/// A host with two guests more.
+fn busy() -> Host {
+    let host = Host::new();
+    host.add(8, "mail", "-b----", "11111111-2222-4333-8444-555555555556");
+    host.add(9, "build", "-b----", "11111111-2222-4333-8444-555555555557");
+    host
+}
+
+#[test]
+fn all_guests_are_saved_but_those_left_out() {
+    let host = busy();
+    let images = host.place.path("images");
+    let report = host.done_json(&["save", "--all", "--exclude", "build", "--json", &images]);
+    assert_eq!((&report["done"], &report["failed"], &report["left_out"]), (&2.into(), &0.into(), &1.into()));
+    assert_eq!(host.images(), ["mail.comio", "web.comio"]);
+    assert!(host.runs("build"));
+    assert_eq!((host.state("mail"), host.state(GUEST)), (None, None));
+}
+
+#[test]
+fn one_guests_failure_stops_no_other() {
+    let host = busy();
+    host.add(8, "mail", "---s--", "11111111-2222-4333-8444-555555555556");
+    let output = host.run(&["save", "--all", "--json", &host.place.path("images")]);
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["done"], &report["failed"]), (&2.into(), &1.into()));
+    assert_eq!(host.images(), ["build.comio", "web.comio"]);
+}
+
+/// A signal stops the whole host's save, not only the guests in hand.
+#[test]
+fn a_signal_begins_no_further_guest() {
+    let host = busy();
+    // The calls: list; then for the first guest list, save.
+    let args = ["save", "--all", "--jobs", "1", &host.place.path("images")];
+    let mut saving = host.start_until(&args, "3 middle").expect("saves");
+    signal(&saving, "-TERM");
+    host.go();
+    wait_until("the end", || saving.try_wait().expect("a child").is_some());
+    assert_eq!(saving.wait().expect("a child").code(), Some(130));
+    let saves = host.calls().into_iter().filter(|call| call.contains(" save ")).count();
+    assert_eq!(saves, 1, "{:?}", host.calls());
+    for guest in [GUEST, "mail", "build"] {
+        assert!(host.runs(guest), "{guest}");
+    }
+    assert!(host.images().is_empty(), "{:?}", host.images());
+}
+
+#[test]
+fn what_happens_at_the_deadline_is_the_users_choice() {
+    for (choice, outcome) in [("keep-running", "deadline"), ("shutdown", "shut-down")] {
+        let host = Host::new();
+        let config = host.place.path("host.toml");
+        fs::write(&config, format!("on_deadline = \"{choice}\"\n")).expect("writable");
+        let images = host.place.path("images");
+        let mut command = host.comio();
+        command.args(["save", "--all", "--deadline", "1s", "--json", "--config", &config, &images]);
+        host.set("stop-at", "3 middle");
+        let saving =
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
+        let mut saving = saving.expect("the program starts");
+        let mut said = String::new();
+        let mut stderr = std::io::BufReader::new(saving.stderr.take().expect("piped"));
+        while !said.contains("deadline") {
+            let read = std::io::BufRead::read_line(&mut stderr, &mut said).expect("readable");
+            assert!(read > 0, "{said}");
+        }
+        host.go();
+        let output = saving.wait_with_output().expect("a child");
+        assert_eq!(output.status.code(), Some(1));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(report["guests"][0]["outcome"], outcome);
+        assert_eq!(host.runs(GUEST), choice == "keep-running");
+        assert!(host.images().is_empty(), "{:?}", host.images());
+    }
+}
+
+fn signal(child: &std::process::Child, signal: &str) {
+    let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(kill.expect("kill").success());
+}
