@@ -92,7 +92,7 @@ def decode_lz4(code, size=PAGE):
         copy_match(page, distance, length(token & 15) + 4, size)
 
 
-def decode_page_lz(code):
+def decode_page_lz(code, size=PAGE):
     page = bytearray()
     at = 0
     distance = 8
@@ -123,10 +123,10 @@ def decode_page_lz(code):
         require(at + literals <= len(code), "page LZ literals beyond the code")
         page += code[at : at + literals]
         at += literals
-        if len(page) == PAGE:
+        if len(page) == size:
             break
-        copy_match(page, distance, match)
-        if len(page) == PAGE:
+        copy_match(page, distance, match, size)
+        if len(page) == size:
             break
     require(at == len(code), "page LZ code goes on behind the page")
     return page
@@ -290,12 +290,17 @@ def zstd_frame(frame, size, dictionary=None):
 
 PACKED_LITERALS, PACKED_TOKENS = packed_tables()
 CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz, 12: decode_packed_lz, 13: decode_words}
+UNIT_CODERS = {
+    3: decode_lz4,
+    4: lambda code, size: zstd_frame(b"\x28\xb5\x2f\xfd" + code, size),
+    5: decode_page_lz,
+}
 
 
 def decode_unit(tag, code, size):
-    support(tag in (3, 4), f"units of coder {tag}")
+    support(tag in UNIT_CODERS, f"units of coder {tag}")
     try:
-        unit = decode_lz4(code, size) if tag == 3 else zstd_frame(b"\x28\xb5\x2f\xfd" + code, size)
+        unit = UNIT_CODERS[tag](code, size)
     except IndexError as error:
         raise Damaged("the code is cut off") from error
     require(len(unit) == size, f"a unit of {len(unit)} bytes")
@@ -459,6 +464,11 @@ class Segment(Part):
         require(length <= len(reach), "a unit beyond its reach")
         return length
 
+    def unit_lengths(self, data):
+        """Bytes of each unit, by where it begins."""
+        reaches = {self.extent(entry) for entry in self.entries if entry & 15 == UNIT}
+        return {start: self.unit_length(data[start:end]) for start, end in reaches}
+
     def _checked(self, blob, pfn):
         require(len(blob) >= 5, "a blob without code")
         code, check = blob[:-4], int.from_bytes(blob[-4:], "little")
@@ -469,8 +479,7 @@ class Segment(Part):
     def check_padding(self, data):
         """Everything that no page uses is zero, and no two pages share bytes."""
         used = [self.extent(entry) for entry in self.entries if entry & 15 not in (*HAVE_NO_BYTES, UNIT)]
-        units = {self.extent(entry) for entry in self.entries if entry & 15 == UNIT}
-        used += [(start, start + self.unit_length(data[start:end])) for start, end in units]
+        used += [(start, start + length) for start, length in self.unit_lengths(data).items()]
         free = self.table_end
         for start, end in sorted(used) + [(self.blocks * BLOCK,) * 2]:
             require(start >= free, "two pages share bytes")
@@ -692,6 +701,7 @@ class Image:
             for row, ancestor in enumerate(self.ancestors):
                 segment.rests_on[row] += ancestor[0] in rests
         segment.check_padding(data)
+        segment.units = segment.unit_lengths(data)
         return b"".join(pages), segment
 
 
@@ -710,8 +720,8 @@ class Totals:
             tag = entry & 15
             length = 0 if tag in HAVE_NO_BYTES else (entry >> 4 & 0xFFF) + 1
             if tag == UNIT:
-                # A unit counts for its first page, with its reach.
-                length = 0 if entry >> 4 & 15 else 256 * ((entry >> 8 & 0xFF) + 1)
+                # A unit counts for its first page.
+                length = 0 if entry >> 4 & 15 else segment.units[segment.extent(entry)[0]]
             self.tag_pages[tag] += 1
             self.tag_bytes[tag] += length
             blobs += length
@@ -720,8 +730,7 @@ class Totals:
         self.pages += segment.pages
         self.blobs += blobs
         self.tables += table
-        # The reaches of units may overlap what follows.
-        self.padding += max(0, whole - table - blobs)
+        self.padding += whole - table - blobs
 
     def add_chunks(self, entries):
         for entry in entries:

@@ -6,7 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use comio_core::ecbc::{BLOB_ROOM, Method, PageCode, PageDecoder, PageEncoder};
+use comio_core::ecbc::{BLOB_ROOM, Method, PageCode, PageDecoder, PageEncoder, UnitEncoder, UnitKey};
 use comio_core::{PAGE_SIZE, Page};
 
 thread_local! {
@@ -75,6 +75,27 @@ fn decoding_allocates_nothing() {
         }
     }
     assert_eq!(decoded.iter().filter(|&&count| count > 50).count(), 5, "every coder: {decoded:?}");
+}
+
+#[test]
+fn decoding_units_allocates_nothing() {
+    let key = UnitKey { image: [1; 16], at: 0, len: 0, check: [0; 4] };
+    let (mut decoder, mut code) = (PageDecoder::new(), vec![0; 16 * PAGE_SIZE]);
+    for method in Method::ALL {
+        let Some(mut encoder) = UnitEncoder::new(method, 16) else { continue };
+        let mut decoded = 0;
+        for (unit, number) in pages().chunks_exact(16).zip(1usize..) {
+            let Some((tag, len)) = encoder.encode(unit.as_flattened(), &mut code) else { continue };
+            let before = ALLOCATIONS.get();
+            decoder.decode_unit(key, tag.number(), &code[..len], 16).expect("the encoder's own");
+            code[number * 31 % len] ^= 1 << (number % 8);
+            let _ = decoder.decode_unit(key, tag.number(), &code[..len], 16);
+            let _ = decoder.decode_unit(key, tag.number(), &code[..len - number % len], 16);
+            assert_eq!(ALLOCATIONS.get(), before, "{method}");
+            decoded += 1;
+        }
+        assert!(decoded > 5, "{method}: {decoded} units");
+    }
 }
 
 #[test]

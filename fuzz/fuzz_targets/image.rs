@@ -11,6 +11,7 @@
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use comio_core::PAGE_SIZE;
 use comio_core::buffer::{BufferPool, Payload};
 use comio_core::compute::Inline;
 use comio_core::ecbc::Method;
@@ -21,7 +22,6 @@ use comio_core::segment::EcbcCoder;
 use comio_core::storage::Storage;
 use comio_core::tape::{Batch, GuestReader, GuestWriter, Pfns, TapeError, TapeFormat, TapeItem};
 use comio_core::testing::MemoryStorage;
-use comio_core::PAGE_SIZE;
 use futures::executor::block_on;
 use libfuzzer_sys::fuzz_target;
 use xxhash_rust::xxh3::xxh3_64;

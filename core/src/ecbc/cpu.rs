@@ -35,17 +35,17 @@ impl Cpu {
 /// `$body` is an expression of `inline(always)` functions, so that they are compiled anew in each
 /// variant.
 macro_rules! compiled_for {
-    ($cpu:expr, fn $name:ident $(<$generic:ident: $bound:ident>)? ($($arg:ident: $type:ty),* $(,)?) -> $result:ty $body:block) => {{
+    ($cpu:expr, fn $name:ident $(<$generic:ident: $bound:ident $(, const $number:ident: usize)*>)? ($($arg:ident: $type:ty),* $(,)?) -> $result:ty $body:block) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "bmi1,bmi2,lzcnt,popcnt,ssse3,avx2")]
-        fn v3$(<$generic: $bound>)?($($arg: $type),*) -> $result $body
-        fn any$(<$generic: $bound>)?($($arg: $type),*) -> $result $body
+        fn v3$(<$generic: $bound $(, const $number: usize)*>)?($($arg: $type),*) -> $result $body
+        fn any$(<$generic: $bound $(, const $number: usize)*>)?($($arg: $type),*) -> $result $body
         match $cpu {
-            $crate::ecbc::cpu::Cpu::Any => any$(::<$generic>)?($($arg),*),
+            $crate::ecbc::cpu::Cpu::Any => any$(::<$generic $(, $number)*>)?($($arg),*),
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "compiled for instructions that not every CPU has")]
             // SAFETY: `Cpu::V3` exists only where these instructions were detected.
-            $crate::ecbc::cpu::Cpu::V3 => unsafe { v3$(::<$generic>)?($($arg),*) },
+            $crate::ecbc::cpu::Cpu::V3 => unsafe { v3$(::<$generic $(, $number)*>)?($($arg),*) },
         }
     }};
 }

@@ -9,7 +9,7 @@ use super::page_lz::packed::PackedDecoder;
 use super::unit::{UnitDecoder, UnitKey};
 use super::words::WordsDecoder;
 use super::zstd::ZstdDecoder;
-use super::{Tag, lz4};
+use super::{BLOB_MAX, Tag, lz4};
 use crate::{PAGE_SIZE, Page};
 
 /// Decodes the blobs of every method; keeps the coders' tables between pages, so make one for
@@ -37,7 +37,7 @@ impl PageDecoder {
             packed_lz: PackedDecoder::new(cpu),
             words: WordsDecoder::new(cpu),
             difference: DifferenceDecoder::new(),
-            unit: UnitDecoder::new(),
+            unit: UnitDecoder::new(cpu),
         }
     }
 
@@ -52,7 +52,9 @@ impl PageDecoder {
             None => Err(DecodeError::UnknownCoder { tag }),
             Some(Tag::Lz4) => damaged_unless(lz4::decode(blob, page), Tag::Lz4),
             Some(Tag::Zstd) => damaged_unless(self.zstd.decode(blob, page), Tag::Zstd),
-            Some(Tag::PageLz) => damaged_unless(self.page_lz.decode(blob, page), Tag::PageLz),
+            Some(Tag::PageLz) => {
+                damaged_unless(blob.len() <= BLOB_MAX && self.page_lz.decode(blob, page), Tag::PageLz)
+            }
             Some(Tag::PackedLz) => damaged_unless(self.packed_lz.decode(blob, page), Tag::PackedLz),
             Some(Tag::Words) => damaged_unless(self.words.decode(blob, page), Tag::Words),
         };

@@ -20,6 +20,8 @@ mod page_lz;
 #[cfg(test)]
 mod test;
 mod unit;
+#[cfg(test)]
+mod unit_test;
 mod words;
 mod zstd;
 

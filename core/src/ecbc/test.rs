@@ -15,7 +15,7 @@ const SETS: [&[u8]; 4] = [
 ];
 
 /// Every page of the test data.
-fn real_pages() -> Vec<Page> {
+pub(super) fn real_pages() -> Vec<Page> {
     let mut pages = Vec::new();
     for packed in SETS {
         let mut set = Vec::with_capacity(8 << 20);
@@ -176,7 +176,7 @@ fn peers_classify_nothing_and_levels_do() {
 }
 
 /// Pages that hurt: short periods, long and short runs, matches across the whole page, noise.
-fn adversarial_page() -> impl Strategy<Value = Box<Page>> {
+pub(super) fn adversarial_page() -> impl Strategy<Value = Box<Page>> {
     let piece = prop_oneof![
         prop::collection::vec(any::<u8>(), 1..300),
         (any::<u8>(), 1usize..600).prop_map(|(byte, n)| vec![byte; n]),

@@ -1,12 +1,14 @@
 //! Units: up to sixteen pages in one code.
 //!
-//! Pages that are coded together see each other's repetitions and share their code tables, which
-//! the stock coders make good use of; the price is that all of them are decoded for one. Coders made
-//! for single pages gain nothing here (`docs/ecbc.md`), so levels take the stock coder of their regime.
+//! Pages that are coded together see each other's repetitions and can share a code table; the price
+//! is that all of them are decoded for one. Page LZ gains by it as LZ4 does; the fixed codes of packed
+//! page LZ do not gain what zstd's own tables do, so the denser levels take that (`docs/ecbc.md`).
 
 use std::fmt;
 
+use super::cpu::Cpu;
 use super::lz4::{self, Lz4Encoder};
+use super::page_lz::{Effort, Fast, Light, SmallUnitLzEncoder, Turbo, UnitLzDecoder, UnitLzEncoder};
 use super::zstd::{ZstdDecoder, ZstdUnitEncoder};
 use super::{DecodeError, Method, Tag};
 use crate::format::entry::UNIT_PAGES_MAX;
@@ -14,37 +16,70 @@ use crate::{PAGE_SIZE, Page};
 
 /// Bytes in the largest unit.
 pub const UNIT_BYTES_MAX: usize = UNIT_PAGES_MAX * PAGE_SIZE;
+/// Units of so many pages have a smaller table.
+const SMALL: usize = 4;
 /// From so many pages on a level affords the next better coder.
 const LARGE: usize = 16;
 
 /// Codes units of up to a number of pages by one [`Method`].
 pub struct UnitEncoder {
     pages: usize,
-    coder: Coder,
+    tag: Tag,
+    coder: Box<dyn Coder>,
 }
 
-enum Coder {
-    Lz4(Lz4Encoder),
-    Zstd(ZstdUnitEncoder),
+/// A coder of units.
+trait Coder: Send {
+    /// The length of the code, or `None` if `target` cannot hold it.
+    fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize>;
+}
+
+impl Coder for Lz4Encoder {
+    fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize> {
+        self.encode(unit, target)
+    }
+}
+
+impl Coder for ZstdUnitEncoder {
+    fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize> {
+        self.encode(unit, target)
+    }
+}
+
+impl<E: Effort + Send> Coder for SmallUnitLzEncoder<E> {
+    fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize> {
+        self.encode(unit, target)
+    }
+}
+
+impl<E: Effort + Send> Coder for UnitLzEncoder<E> {
+    fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize> {
+        self.encode(unit, target)
+    }
 }
 
 impl UnitEncoder {
     /// An encoder for units of up to `pages`; none where the method codes each page alone.
     pub fn new(method: Method, pages: usize) -> Option<Self> {
+        Self::on(Cpu::detect(), method, pages)
+    }
+
+    /// The same for this CPU; the codes do not depend on it.
+    pub(super) fn on(cpu: Cpu, method: Method, pages: usize) -> Option<Self> {
         let pages = pages.min(UNIT_PAGES_MAX);
-        let zstd = |level| Coder::Zstd(ZstdUnitEncoder::new(level, pages * PAGE_SIZE));
-        let large = pages >= LARGE;
-        let coder = match method {
+        let zstd = |level| -> Box<dyn Coder> { Box::new(ZstdUnitEncoder::new(level, pages * PAGE_SIZE)) };
+        let (tag, coder): (Tag, Box<dyn Coder>) = match method {
             _ if pages < 2 => return None,
-            Method::Raw | Method::Turbo => return None,
-            Method::Lz4 => Coder::Lz4(Lz4Encoder::new()),
-            Method::Fast => Coder::Lz4(Lz4Encoder::accelerated(8)),
-            Method::Light => zstd(if large { -1 } else { -3 }),
-            Method::Balanced => zstd(if large { 1 } else { -1 }),
-            Method::Zstd1 => zstd(1),
-            Method::Dense => zstd(3),
+            Method::Raw => return None,
+            Method::Lz4 => (Tag::Lz4, Box::new(Lz4Encoder::new())),
+            Method::Turbo => (Tag::PageLz, lz::<Turbo>(cpu, pages)),
+            Method::Fast => (Tag::PageLz, lz::<Fast>(cpu, pages)),
+            Method::Light => (Tag::PageLz, lz::<Light>(cpu, pages)),
+            Method::Balanced => (Tag::Zstd, zstd(if pages >= LARGE { 1 } else { -1 })),
+            Method::Zstd1 => (Tag::Zstd, zstd(1)),
+            Method::Dense => (Tag::Zstd, zstd(3)),
         };
-        Some(Self { pages, coder })
+        Some(Self { pages, tag, coder })
     }
 
     /// The most pages that it codes together.
@@ -55,10 +90,16 @@ impl UnitEncoder {
     /// Codes whole pages, no more than [`pages`](Self::pages), into `target`; gives coder and
     /// length, or nothing if `target` cannot hold the code.
     pub fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<(Tag, usize)> {
-        match &mut self.coder {
-            Coder::Lz4(coder) => Some((Tag::Lz4, coder.encode(unit, target)?)),
-            Coder::Zstd(coder) => Some((Tag::Zstd, coder.encode(unit, target)?)),
-        }
+        Some((self.tag, self.coder.encode(unit, target)?))
+    }
+}
+
+/// Page LZ for units of up to `pages`, with a table that suits them.
+fn lz<E: Effort + Send + 'static>(cpu: Cpu, pages: usize) -> Box<dyn Coder> {
+    if pages <= SMALL {
+        Box::new(SmallUnitLzEncoder::<E>::new(cpu))
+    } else {
+        Box::new(UnitLzEncoder::<E>::new(cpu))
     }
 }
 
@@ -71,6 +112,7 @@ impl fmt::Debug for UnitEncoder {
 /// The unit that was decoded last: its pages are mostly asked for one after the other.
 pub(super) struct UnitDecoder {
     key: Option<UnitKey>,
+    lz: UnitLzDecoder,
     bytes: Box<[u8]>,
 }
 
@@ -89,8 +131,8 @@ pub struct UnitKey {
 }
 
 impl UnitDecoder {
-    pub(super) fn new() -> Self {
-        Self { key: None, bytes: vec![0; UNIT_BYTES_MAX].into_boxed_slice() }
+    pub(super) fn new(cpu: Cpu) -> Self {
+        Self { key: None, lz: UnitLzDecoder::new(cpu), bytes: vec![0; UNIT_BYTES_MAX].into_boxed_slice() }
     }
 
     /// Page `index` of the unit `key` if it is the one that is at hand.
@@ -114,6 +156,7 @@ impl UnitDecoder {
         let whole = match Tag::from_number(coder) {
             Some(Tag::Lz4) => lz4::decode(code, unit),
             Some(Tag::Zstd) => zstd.decode_unit(code, unit),
+            Some(Tag::PageLz) => self.lz.decode(code, unit),
             _ => return Err(DecodeError::UnknownCoder { tag: coder }),
         };
         if !whole {

@@ -3,8 +3,7 @@
 //! Indices are masked to their array's size, so that no code can make a decoder reach beyond.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
-use super::{PADDED, PIECE};
-use crate::PAGE_SIZE;
+use super::{PAD, PIECE};
 
 /// `SPREAD[d][i]` is where byte i comes from when the last d bytes repeat; d = 16 stands for all
 /// larger ones.
@@ -83,14 +82,14 @@ mod x86 {
 
 /// Runs a decoder's body, generic over the [`Shuffle`] `$shuffle`, compiled for what `$cpu` has.
 macro_rules! choose_shuffle {
-    ($cpu:expr, fn $name:ident<$shuffle:ident>($($arg:ident: $type:ty),* $(,)?) -> $result:ty $body:block) => {{
+    ($cpu:expr, fn $name:ident<$shuffle:ident $(, const $number:ident: usize)?>($($arg:ident: $type:ty),* $(,)?) -> $result:ty $body:block) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "bmi1,bmi2,lzcnt,popcnt,ssse3,avx2")]
-        fn v3($($arg: $type),*) -> $result {
+        fn v3$(<const $number: usize>)?($($arg: $type),*) -> $result {
             type $shuffle = $crate::ecbc::page_lz::copy::Ssse3;
             $body
         }
-        fn any($($arg: $type),*) -> $result {
+        fn any$(<const $number: usize>)?($($arg: $type),*) -> $result {
             type $shuffle = $crate::ecbc::page_lz::copy::Plain;
             $body
         }
@@ -107,17 +106,17 @@ pub(super) use choose_shuffle;
 
 /// Copies `len` literals; at least one piece is written.
 #[inline(always)]
-pub(super) fn copy_literals<const N: usize>(
+pub(super) fn copy_literals<const N: usize, const P: usize>(
     input: &[u8; N],
     from: usize,
-    output: &mut [u8; PADDED],
+    output: &mut [u8; P],
     to: usize,
     len: usize,
 ) {
     let mut copied = 0;
     loop {
-        let source = (from + copied) & (PAGE_SIZE - 1);
-        let target = (to + copied) & (PAGE_SIZE - 1);
+        let source = (from + copied) & (P - PAD - 1);
+        let target = (to + copied) & (P - PAD - 1);
         output[target..target + PIECE].copy_from_slice(&input[source..source + PIECE]);
         copied += PIECE;
         if copied >= len {
@@ -128,7 +127,12 @@ pub(super) fn copy_literals<const N: usize>(
 
 /// Copies a match of `len` bytes from `distance`, at most `to` and not 0, bytes before `to`.
 #[inline(always)]
-pub(super) fn copy_match<S: Shuffle>(output: &mut [u8; PADDED], to: usize, distance: usize, len: usize) {
+pub(super) fn copy_match<S: Shuffle, const P: usize>(
+    output: &mut [u8; P],
+    to: usize,
+    distance: usize,
+    len: usize,
+) {
     let near = distance.min(PIECE);
     let first = piece(output, to - distance);
     put(output, to, S::shuffle(first, &SPREAD[near]));
@@ -143,13 +147,13 @@ pub(super) fn copy_match<S: Shuffle>(output: &mut [u8; PADDED], to: usize, dista
 }
 
 #[inline(always)]
-fn piece(output: &[u8; PADDED], at: usize) -> [u8; PIECE] {
-    let at = at & (PAGE_SIZE - 1);
+fn piece<const P: usize>(output: &[u8; P], at: usize) -> [u8; PIECE] {
+    let at = at & (P - PAD - 1);
     *output[at..at + PIECE].first_chunk().unwrap_or(&[0; PIECE])
 }
 
 #[inline(always)]
-fn put(output: &mut [u8; PADDED], at: usize, bytes: [u8; PIECE]) {
-    let at = at & (PAGE_SIZE - 1);
+fn put<const P: usize>(output: &mut [u8; P], at: usize, bytes: [u8; PIECE]) {
+    let at = at & (P - PAD - 1);
     output[at..at + PIECE].copy_from_slice(&bytes);
 }

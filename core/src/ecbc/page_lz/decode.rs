@@ -5,16 +5,19 @@
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
 use super::copy::{Shuffle, choose_shuffle, copy_literals, copy_match};
-use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PADDED, mode};
-use crate::ecbc::BLOB_MAX;
+use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, UNIT_PADDED, mode};
 use crate::ecbc::cpu::Cpu;
-use crate::{PAGE_SIZE, Page};
 
-/// Decodes pages; the memory is reused.
-pub(in crate::ecbc) struct PageLzDecoder {
+/// Decodes single pages.
+pub(in crate::ecbc) type PageLzDecoder = Decoder<PADDED>;
+/// Decodes units.
+pub(in crate::ecbc) type UnitLzDecoder = Decoder<UNIT_PADDED>;
+
+/// Decodes up to `P` - [`PAD`] bytes, a power of two; the memory is reused.
+pub(in crate::ecbc) struct Decoder<const P: usize> {
     cpu: Cpu,
-    input: Box<[u8; PADDED]>,
-    output: Box<[u8; PADDED]>,
+    input: Box<[u8; P]>,
+    output: Box<[u8; P]>,
 }
 
 /// A sequence's header.
@@ -24,68 +27,80 @@ struct Header {
     literals: usize,
 }
 
-impl PageLzDecoder {
+impl<const P: usize> Decoder<P> {
     pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
-        Self { cpu, input: Box::new([0; PADDED]), output: Box::new([0; PADDED]) }
+        const { assert!((P - PAD).is_power_of_two()) }
+        Self { cpu, input: Box::new([0; P]), output: Box::new([0; P]) }
     }
 
-    /// Whether `blob` gave exactly one page. If not, `page` is as it was.
-    pub(in crate::ecbc) fn decode(&mut self, blob: &[u8], page: &mut Page) -> bool {
-        if blob.len() > BLOB_MAX {
+    /// Whether `code` gave exactly `pages`. If not, these are as they were.
+    #[inline]
+    pub(in crate::ecbc) fn decode(&mut self, code: &[u8], pages: &mut [u8]) -> bool {
+        if code.len().max(pages.len()) > P - PAD {
             return false;
         }
-        self.input[..blob.len()].copy_from_slice(blob);
-        let (input, output, end) = (&*self.input, &mut *self.output, blob.len());
+        self.input[..code.len()].copy_from_slice(code);
+        let (input, output, end, size) = (&*self.input, &mut *self.output, code.len(), pages.len());
         let whole = choose_shuffle!(
             self.cpu,
-            fn decode<S>(input: &[u8; PADDED], end: usize, output: &mut [u8; PADDED]) -> bool {
-                sequences::<S>(input, end, output)
+            fn decode<S, const P: usize>(
+                input: &[u8; P],
+                end: usize,
+                output: &mut [u8; P],
+                size: usize,
+            ) -> bool {
+                sequences::<S, P>(input, end, output, size)
             }
         );
         if whole {
-            page.copy_from_slice(&self.output[..PAGE_SIZE]);
+            pages.copy_from_slice(&self.output[..size]);
         }
         whole
     }
 }
 
-/// Decodes the `end` bytes of code in `input`; what either array holds of earlier pages is never
-/// part of a result that this calls whole.
+/// Decodes the `end` bytes of code in `input` to `size` bytes; what either array holds of earlier
+/// pages is never part of a result that this calls whole.
 #[inline(always)]
-fn sequences<S: Shuffle>(input: &[u8; PADDED], end: usize, output: &mut [u8; PADDED]) -> bool {
+fn sequences<S: Shuffle, const P: usize>(
+    input: &[u8; P],
+    end: usize,
+    output: &mut [u8; P],
+    size: usize,
+) -> bool {
     let mut read = 0;
     let mut written = 0;
     let mut distance = FIRST_DISTANCE;
     while read < end {
         let header = header(input, &mut read, distance);
-        if read + header.literals > end || written + header.literals > PAGE_SIZE {
+        if read + header.literals > end || written + header.literals > size {
             return false;
         }
         copy_literals(input, read, output, written, header.literals);
         read += header.literals;
         written += header.literals;
-        if written == PAGE_SIZE {
+        if written == size {
             break;
         }
         distance = header.distance;
-        if distance == 0 || distance > written || written + header.len > PAGE_SIZE {
+        if distance == 0 || distance > written || written + header.len > size {
             return false;
         }
-        copy_match::<S>(output, written, distance, header.len);
+        copy_match::<S, P>(output, written, distance, header.len);
         written += header.len;
-        if written == PAGE_SIZE {
+        if written == size {
             break;
         }
     }
-    read == end && written == PAGE_SIZE
+    read == end && written == size
 }
 
 /// Reads a header at `read`, which may lead beyond the code's end: the caller checks that.
 #[inline(always)]
-fn header(input: &[u8; PADDED], read: &mut usize, distance_before: usize) -> Header {
+fn header<const P: usize>(input: &[u8; P], read: &mut usize, distance_before: usize) -> Header {
     const MASK: [usize; 4] = [0, 0xff, 0xff, 0xffff];
     const SHIFT: [u8; 4] = [0, 0, 3, 0];
-    let at = *read & (PAGE_SIZE - 1);
+    let at = *read & (P - PAD - 1);
     let word = u32::from_le_bytes([input[at], input[at + 1], input[at + 2], input[at + 3]]) as usize;
     let mode = word & 3;
     let given = (word >> 8 & MASK[mode]) << SHIFT[mode];
@@ -97,11 +112,11 @@ fn header(input: &[u8; PADDED], read: &mut usize, distance_before: usize) -> Hea
 
 /// A length field with its extension, if it has one.
 #[inline(always)]
-fn length(input: &[u8; PADDED], read: &mut usize, field: usize) -> usize {
+fn length<const P: usize>(input: &[u8; P], read: &mut usize, field: usize) -> usize {
     if field < FIELD_MAX {
         return field;
     }
-    let at = *read & (PAGE_SIZE - 1);
+    let at = *read & (P - PAD - 1);
     let mut rest = usize::from(input[at]);
     *read += 1;
     if rest == EXTENSION_MAX {

@@ -4,13 +4,34 @@
 use std::marker::PhantomData;
 
 use super::parse::{Effort, Parser, Sequence, Sink};
-use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PADDED, PIECE, mode};
+use super::{
+    EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, PIECE, SMALL_UNIT_PADDED, UNIT_PADDED,
+    mode,
+};
 use crate::ecbc::cpu::{Cpu, compiled_for};
-use crate::{PAGE_SIZE, Page};
 
-/// Twice a page: no code is as long, since no sequence is longer than what it stands for by more
-/// than the extension of its literals.
-const ROOM: usize = 2 * PAGE_SIZE;
+/// Room for the code of `padded` bytes: twice as many, since no sequence is longer than what it stands
+/// for by more than the extension of its literals.
+const fn room(padded: usize) -> usize {
+    2 * (padded - PAD) + PIECE
+}
+
+/// Encodes single pages. Its table has 4 KiB, so that table, page and output share the L1 cache.
+pub(in crate::ecbc) type PageLzEncoder<E> = Encoder<E, PADDED, { 1 << 11 }, { room(PADDED) }>;
+/// Encodes units of up to four pages.
+pub(in crate::ecbc) type SmallUnitLzEncoder<E> =
+    Encoder<E, SMALL_UNIT_PADDED, { 1 << 12 }, { room(SMALL_UNIT_PADDED) }>;
+/// Encodes units of up to sixteen pages.
+pub(in crate::ecbc) type UnitLzEncoder<E> = Encoder<E, UNIT_PADDED, { 1 << 13 }, { room(UNIT_PADDED) }>;
+
+/// Eight bytes hashed, at once in growing strides.
+pub(in crate::ecbc) struct Turbo;
+
+impl Effort for Turbo {
+    const HASHED_BYTES: u32 = 8;
+    const SKIP_LOG: u32 = 0;
+    const ACCEPTED: usize = 8;
+}
 
 /// Eight bytes hashed, soon in large strides: as fast as LZ4 that skips more, and denser.
 pub(in crate::ecbc) struct Fast;
@@ -30,27 +51,32 @@ impl Effort for Light {
     const ACCEPTED: usize = MATCH_MIN;
 }
 
-/// Encodes pages; the memory is reused, nothing of a page's content is.
-pub(in crate::ecbc) struct PageLzEncoder<E> {
+/// Encodes up to `P` - [`PAD`] bytes with a table of `T` entries and `R` bytes of room for the code; the
+/// memory is reused, nothing of its content is.
+pub(in crate::ecbc) struct Encoder<E, const P: usize, const T: usize, const R: usize> {
     cpu: Cpu,
-    parser: Parser,
-    output: Output,
+    parser: Parser<P, T>,
+    output: Output<R>,
     effort: PhantomData<E>,
 }
 
-impl<E: Effort> PageLzEncoder<E> {
+impl<E: Effort, const P: usize, const T: usize, const R: usize> Encoder<E, P, T, R> {
     pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
         Self { cpu, parser: Parser::new(), output: Output::new(), effort: PhantomData }
     }
 
     /// The length of the code, or `None` if `target` cannot hold it.
-    pub(in crate::ecbc) fn encode(&mut self, page: &Page, target: &mut [u8]) -> Option<usize> {
+    pub(in crate::ecbc) fn encode(&mut self, bytes: &[u8], target: &mut [u8]) -> Option<usize> {
         let (cpu, parser, output) = (self.cpu, &mut self.parser, &mut self.output);
         compiled_for!(
             cpu,
-            fn encode<E: Effort>(parser: &mut Parser, output: &mut Output, page: &Page) -> () {
+            fn encode<E: Effort, const P: usize, const T: usize, const R: usize>(
+                parser: &mut Parser<P, T>,
+                output: &mut Output<R>,
+                bytes: &[u8],
+            ) -> () {
                 output.begin();
-                let last = parser.parse::<E>(page, output);
+                let last = parser.parse::<E>(bytes, output);
                 output.last_literals(last);
             }
         );
@@ -60,17 +86,17 @@ impl<E: Effort> PageLzEncoder<E> {
     }
 }
 
-struct Output {
-    bytes: Box<[u8; ROOM + PIECE]>,
+struct Output<const R: usize> {
+    bytes: Box<[u8; R]>,
     len: usize,
     /// Of the sequence before.
     distance: usize,
 }
 
-impl Sink for Output {
+impl<const P: usize, const R: usize> Sink<P> for Output<R> {
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "fields are masked, distances below 4096")]
-    fn take(&mut self, input: &[u8; PADDED], sequence: Sequence) {
+    #[expect(clippy::cast_possible_truncation, reason = "fields are masked, distances below 2^16")]
+    fn take(&mut self, input: &[u8; P], sequence: Sequence) {
         let Sequence { start, literals: count, distance, len } = sequence;
         let near = distance < 256;
         let words = distance.is_multiple_of(8) && distance < 8 * 256;
@@ -83,7 +109,7 @@ impl Sink for Output {
         let len = len - MATCH_MIN;
         self.distance = distance;
         let token = mode | len.min(FIELD_MAX) << 2 | count.min(FIELD_MAX) << 5;
-        let at = self.len & (ROOM - 1);
+        let at = self.len & (R - PIECE - 1);
         self.bytes[at] = token as u8;
         self.bytes[at + 1..at + 3].copy_from_slice(&(given as u16).to_le_bytes());
         self.len += 1 + usize::from(mode::BYTES[mode]);
@@ -93,9 +119,9 @@ impl Sink for Output {
     }
 }
 
-impl Output {
+impl<const R: usize> Output<R> {
     fn new() -> Self {
-        Self { bytes: Box::new([0; ROOM + PIECE]), len: 0, distance: 0 }
+        Self { bytes: Box::new([0; R]), len: 0, distance: 0 }
     }
 
     fn begin(&mut self) {
@@ -105,10 +131,10 @@ impl Output {
 
     /// What a length field could not say.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "lengths are at most a page")]
+    #[expect(clippy::cast_possible_truncation, reason = "lengths are below 2^16")]
     fn extension(&mut self, field: usize) {
         let Some(rest) = field.checked_sub(FIELD_MAX) else { return };
-        let at = self.len & (ROOM - 1);
+        let at = self.len & (R - PIECE - 1);
         self.bytes[at] = rest.min(EXTENSION_MAX) as u8;
         self.len += 1;
         if rest >= EXTENSION_MAX {
@@ -118,11 +144,11 @@ impl Output {
     }
 
     #[inline(always)]
-    fn literals(&mut self, input: &[u8; PADDED], start: usize, count: usize) {
+    fn literals<const P: usize>(&mut self, input: &[u8; P], start: usize, count: usize) {
         let mut copied = 0;
         loop {
-            let from = (start + copied) & (PAGE_SIZE - 1);
-            let to = (self.len + copied) & (ROOM - 1);
+            let from = (start + copied) & (P - PAD - 1);
+            let to = (self.len + copied) & (R - PIECE - 1);
             self.bytes[to..to + PIECE].copy_from_slice(&input[from..from + PIECE]);
             copied += PIECE;
             if copied >= count {

@@ -23,13 +23,20 @@ mod encode;
 pub(super) mod packed;
 mod parse;
 
-pub(super) use decode::PageLzDecoder;
-pub(super) use encode::{Fast, Light, PageLzEncoder};
+pub(super) use decode::{PageLzDecoder, UnitLzDecoder};
+pub(super) use encode::{Fast, Light, PageLzEncoder, SmallUnitLzEncoder, Turbo, UnitLzEncoder};
+pub(super) use parse::Effort;
 
 /// Bytes copied at a time, beyond the end if need be.
 const PIECE: usize = 16;
-/// A page, or a code, and room to read and write beyond it.
-const PADDED: usize = PAGE_SIZE + 64;
+/// Room to read and write beyond a page, a unit or a code.
+const PAD: usize = 64;
+/// A page, or its code, padded.
+const PADDED: usize = PAGE_SIZE + PAD;
+/// Units of up to four pages, padded.
+const SMALL_UNIT_PADDED: usize = 4 * PAGE_SIZE + PAD;
+/// The largest unit, padded.
+const UNIT_PADDED: usize = super::UNIT_BYTES_MAX + PAD;
 /// Shortest match in bytes.
 const MATCH_MIN: usize = 5;
 /// A length field of this value is followed by an extension.

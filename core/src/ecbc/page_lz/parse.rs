@@ -4,14 +4,10 @@
 //! in range anyway.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
-use super::{FIRST_DISTANCE, MATCH_MIN, PADDED};
-use crate::{PAGE_SIZE, Page};
+use super::{FIRST_DISTANCE, MATCH_MIN, PAD, PADDED};
 
-/// Log2 of the hash table's entries: 4 KiB, so that table, page and output share the L1 cache.
-const HASH_LOG: u32 = 11;
-const ENTRIES: usize = 1 << HASH_LOG;
-/// Positions after this one start no match: eight bytes are read at each.
-const LAST_START: usize = PAGE_SIZE - 8;
+/// Positions fewer than so many bytes before the end start no match: eight are read at each.
+const LAST_BYTES: usize = 8;
 
 /// How hard to search.
 pub(in crate::ecbc) trait Effort {
@@ -38,17 +34,21 @@ pub(in crate::ecbc) struct Sequence {
 }
 
 /// What becomes of sequences.
-pub(in crate::ecbc) trait Sink {
-    /// Takes the next sequence of the page in `input`.
-    fn take(&mut self, input: &[u8; PADDED], sequence: Sequence);
+pub(in crate::ecbc) trait Sink<const P: usize> {
+    /// Takes the next sequence of the bytes in `input`.
+    fn take(&mut self, input: &[u8; P], sequence: Sequence);
 }
 
-/// Finds sequences; the memory is reused, nothing of a page's content is.
-pub(in crate::ecbc) struct Parser {
+/// Finds sequences in `P` - [`PAD`] bytes at most, a power of two up to 2^16, with a table of `T`
+/// entries; the memory is reused, nothing of its content is.
+pub(in crate::ecbc) struct Parser<const P: usize, const T: usize> {
     /// For a hash, where its bytes were met last (0 at first: as good as any position).
-    table: Box<[u16; ENTRIES]>,
-    input: Box<[u8; PADDED]>,
+    table: Box<[u16; T]>,
+    input: Box<[u8; P]>,
 }
+
+/// For single pages: 4 KiB of table, so that it, page and output share the L1 cache.
+pub(in crate::ecbc) type PageParser = Parser<PADDED, { 1 << 11 }>;
 
 /// Bytes equal at two places, the later one not yet coded.
 #[derive(Clone, Copy)]
@@ -57,42 +57,50 @@ struct Match {
     from: usize,
 }
 
-impl Parser {
+impl<const P: usize, const T: usize> Parser<P, T> {
     pub(in crate::ecbc) fn new() -> Self {
-        Self { table: Box::new([0; ENTRIES]), input: Box::new([0; PADDED]) }
+        const { assert!((P - PAD).is_power_of_two() && P - PAD <= 1 << 16 && T.is_power_of_two()) }
+        Self { table: Box::new([0; T]), input: Box::new([0; P]) }
     }
 
-    /// Gives all sequences of `page` to `sink`; gives the literals behind the last one.
+    /// Gives all sequences of `bytes` to `sink`; gives the literals behind the last one.
     #[inline(always)]
-    pub(in crate::ecbc) fn parse<E: Effort>(&mut self, page: &Page, sink: &mut impl Sink) -> &[u8] {
-        self.input[..PAGE_SIZE].copy_from_slice(page);
+    pub(in crate::ecbc) fn parse<E: Effort>(&mut self, bytes: &[u8], sink: &mut impl Sink<P>) -> &[u8] {
+        let len = bytes.len();
+        self.input[..len].copy_from_slice(bytes);
         self.table.fill(0);
-        let coded = matches::<E>(&self.input, &mut self.table, sink);
-        &self.input[coded.min(PAGE_SIZE)..PAGE_SIZE]
+        let coded = matches::<E, P, T>(&self.input, len, &mut self.table, sink);
+        &self.input[coded.min(len)..len]
     }
 }
 
 /// Finds all that ends with a match; gives where the last literals begin.
 #[inline(always)]
-fn matches<E: Effort>(input: &[u8; PADDED], table: &mut [u16; ENTRIES], sink: &mut impl Sink) -> usize {
+fn matches<E: Effort, const P: usize, const T: usize>(
+    input: &[u8; P],
+    end: usize,
+    table: &mut [u16; T],
+    sink: &mut impl Sink<P>,
+) -> usize {
+    let Some(last_start) = end.checked_sub(LAST_BYTES) else { return 0 };
     let mut distance = FIRST_DISTANCE;
     let mut coded = 0;
     let mut at = 1;
-    while let Some(found) = search::<E>(input, table, at, distance) {
+    while let Some(found) = search::<E, P, T>(input, last_start, table, at, distance) {
         let mut found = extend_back(input, found, coded);
         // Matches often follow each other without a gap: look there first.
         loop {
-            let len = match_len::<E>(input, found);
+            let len = match_len::<E, P>(input, end, found);
             distance = found.at - found.from;
             sink.take(input, Sequence { start: coded, literals: found.at - coded, distance, len });
             coded = found.at + len;
-            if coded > LAST_START {
+            if coded > last_start {
                 return coded;
             }
             let inner = coded - 2;
-            swap_in::<E>(table, read(input, inner), inner);
+            swap_in::<E, T>(table, read(input, inner), inner);
             let here = read(input, coded);
-            let from = swap_in::<E>(table, here, coded);
+            let from = swap_in::<E, T>(table, here, coded);
             if !starts_match::<E>(read(input, from), here) {
                 break;
             }
@@ -105,16 +113,17 @@ fn matches<E: Effort>(input: &[u8; PADDED], table: &mut [u16; ENTRIES], sink: &m
 
 /// The first match at or after `at`: at the distance of the match before, or by the table.
 #[inline(always)]
-fn search<E: Effort>(
-    input: &[u8; PADDED],
-    table: &mut [u16; ENTRIES],
+fn search<E: Effort, const P: usize, const T: usize>(
+    input: &[u8; P],
+    last_start: usize,
+    table: &mut [u16; T],
     mut at: usize,
     distance: usize,
 ) -> Option<Match> {
     let mut tried = 1 << E::SKIP_LOG;
-    while at <= LAST_START {
+    while at <= last_start {
         let here = read(input, at);
-        let from = swap_in::<E>(table, here, at);
+        let from = swap_in::<E, T>(table, here, at);
         if at >= distance && starts_match::<E>(read(input, at - distance), here) {
             return Some(Match { at, from: at - distance });
         }
@@ -129,14 +138,14 @@ fn search<E: Effort>(
 
 /// Enters the position of the bytes `here`; gives the one that the table had for their hash.
 #[inline(always)]
-fn swap_in<E: Effort>(table: &mut [u16; ENTRIES], here: u64, at: usize) -> usize {
-    usize::from(std::mem::replace(&mut table[hash::<E>(here)], position(at)))
+fn swap_in<E: Effort, const T: usize>(table: &mut [u16; T], here: u64, at: usize) -> usize {
+    usize::from(std::mem::replace(&mut table[hash::<E, T>(here)], position(at)))
 }
 
 /// The match begun as early as it can be, not before `coded`.
 #[inline(always)]
-fn extend_back(input: &[u8; PADDED], Match { mut at, mut from }: Match, coded: usize) -> Match {
-    let byte = |index: usize| input[index & (PAGE_SIZE - 1)];
+fn extend_back<const P: usize>(input: &[u8; P], Match { mut at, mut from }: Match, coded: usize) -> Match {
+    let byte = |index: usize| input[index & (P - PAD - 1)];
     while at > coded && from > 0 && byte(at - 1) == byte(from - 1) {
         at -= 1;
         from -= 1;
@@ -146,9 +155,9 @@ fn extend_back(input: &[u8; PADDED], Match { mut at, mut from }: Match, coded: u
 
 /// How many bytes match, at least [`Effort::ACCEPTED`], of which the caller knows.
 #[inline(always)]
-fn match_len<E: Effort>(input: &[u8; PADDED], Match { at, from }: Match) -> usize {
+fn match_len<E: Effort, const P: usize>(input: &[u8; P], end: usize, Match { at, from }: Match) -> usize {
     let mut len = E::ACCEPTED;
-    while at + len < PAGE_SIZE {
+    while at + len < end {
         let differing = read(input, at + len) ^ read(input, from + len);
         if differing != 0 {
             len += differing.trailing_zeros() as usize / 8;
@@ -156,13 +165,13 @@ fn match_len<E: Effort>(input: &[u8; PADDED], Match { at, from }: Match) -> usiz
         }
         len += 8;
     }
-    len.min(PAGE_SIZE - at)
+    len.min(end - at)
 }
 
-/// Eight bytes of the page, or of the padding behind it.
+/// Eight bytes of the input, or of the padding behind it.
 #[inline(always)]
-fn read(input: &[u8; PADDED], at: usize) -> u64 {
-    let at = at & (PAGE_SIZE - 1);
+fn read<const P: usize>(input: &[u8; P], at: usize) -> u64 {
+    let at = at & (P - PAD - 1);
     let bytes: &[u8; 8] = input[at..at + 8].first_chunk().unwrap_or(&[0; 8]);
     u64::from_le_bytes(*bytes)
 }
@@ -175,13 +184,14 @@ fn starts_match<E: Effort>(one: u64, other: u64) -> bool {
 }
 
 #[inline(always)]
-fn hash<E: Effort>(bytes: u64) -> usize {
+#[expect(clippy::cast_possible_truncation, reason = "an index of the table")]
+fn hash<E: Effort, const T: usize>(bytes: u64) -> usize {
     // 2^64 divided by the golden ratio spreads consecutive numbers best.
     let mixed = (bytes << (64 - 8 * E::HASHED_BYTES)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> (64 - HASH_LOG)) as usize
+    (mixed >> (64 - T.trailing_zeros())) as usize
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "positions in a page are below 4096")]
+#[expect(clippy::cast_possible_truncation, reason = "positions are below 2^16")]
 fn position(at: usize) -> u16 {
     at as u16
 }

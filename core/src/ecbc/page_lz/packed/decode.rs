@@ -90,7 +90,7 @@ fn sequences<S: Shuffle>(
             return false;
         }
         copy_literals(literals, used, output, written, header.literals);
-        copy_match::<S>(output, match_at, header.distance, header.len);
+        copy_match::<S, PADDED>(output, match_at, header.distance, header.len);
         used += header.literals;
         written = match_at + header.len;
     }

@@ -10,7 +10,7 @@ use super::{
     ROOM, SECOND_DISTANCE, TOKEN_BITS, TOKENS, distance_class,
 };
 use crate::ecbc::cpu::{Cpu, compiled_for};
-use crate::ecbc::page_lz::parse::{Effort, Parser, Sequence, Sink};
+use crate::ecbc::page_lz::parse::{Effort, PageParser, Sequence, Sink};
 use crate::ecbc::page_lz::{FIRST_DISTANCE, MATCH_MIN, PADDED, PIECE};
 use crate::{PAGE_SIZE, Page};
 
@@ -45,7 +45,7 @@ impl Effort for Balanced {
 /// Encodes pages; the memory is reused, nothing of a page's content is.
 pub(in crate::ecbc) struct PackedEncoder {
     cpu: Cpu,
-    parser: Parser,
+    parser: PageParser,
     output: Output,
     out: Box<Room>,
     spare: Box<Room>,
@@ -64,7 +64,7 @@ struct Output {
 impl PackedEncoder {
     pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
         let room = || Box::new([0; ROOM + 8]);
-        Self { cpu, parser: Parser::new(), output: Output::new(), out: room(), spare: room() }
+        Self { cpu, parser: PageParser::new(), output: Output::new(), out: room(), spare: room() }
     }
 
     /// The length of the code, or `None` if `target` cannot hold it.
@@ -137,7 +137,7 @@ impl Output {
     }
 }
 
-impl Sink for Output {
+impl Sink<PADDED> for Output {
     #[inline(always)]
     fn take(&mut self, input: &[u8; PADDED], sequence: Sequence) {
         let class = self.class(sequence.distance);

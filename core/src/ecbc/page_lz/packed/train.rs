@@ -11,7 +11,7 @@ use super::encode::Balanced;
 use super::literals::{PACKED_MAX, PACKED_MIN};
 use super::tables::{CLASSES, CODED_TOKENS, ESCAPE, LINE, LITERAL_LENGTHS, TOKEN_LENGTHS};
 use super::*;
-use crate::ecbc::page_lz::parse::{Parser, Sequence, Sink};
+use crate::ecbc::page_lz::parse::{PageParser, Sequence, Sink};
 use crate::ecbc::page_lz::{FIRST_DISTANCE, MATCH_MIN, PADDED};
 use crate::{PAGE_SIZE, Page};
 
@@ -32,7 +32,7 @@ struct Statistics {
     distances: [usize; 2],
 }
 
-impl Sink for Statistics {
+impl Sink<PADDED> for Statistics {
     fn take(&mut self, input: &[u8; PADDED], sequence: Sequence) {
         let Sequence { start, literals, distance, len } = sequence;
         self.of_page.extend_from_slice(&input[start..start + literals]);
@@ -52,7 +52,7 @@ impl Sink for Statistics {
 
 fn statistics() -> Statistics {
     let mut statistics = Statistics { tokens: vec![0.0; TOKENS], ..Statistics::default() };
-    let mut parser = Parser::new();
+    let mut parser = PageParser::new();
     for packed in SETS {
         let mut set = Vec::with_capacity(8 << 20);
         zstd_safe::decompress(&mut set, packed).unwrap();
