@@ -8,7 +8,7 @@ use super::classify::{is_noise, uniform_on};
 use super::cpu::Cpu;
 use super::lz4::Lz4Encoder;
 use super::page_lz::packed::PackedEncoder;
-use super::page_lz::{Fast, Light, PageLzEncoder};
+use super::page_lz::{FastPageLzEncoder, LightPageLzEncoder};
 use super::words::WordsEncoder;
 use super::zstd::{Tuning, ZstdEncoder};
 use super::{BLOB_MAX, BLOB_ROOM, Method, PageCode, Tag};
@@ -28,8 +28,8 @@ enum Coder {
     None,
     Lz4(Lz4Encoder),
     Zstd(ZstdEncoder),
-    FastLz(PageLzEncoder<Fast>),
-    LightLz(PageLzEncoder<Light>),
+    FastLz(FastPageLzEncoder),
+    LightLz(LightPageLzEncoder),
     PackedLz(PackedEncoder),
     Words(WordsEncoder),
 }
@@ -47,8 +47,8 @@ impl PageEncoder {
             Method::Lz4 => Coder::Lz4(Lz4Encoder::new()),
             Method::Zstd1 => Coder::Zstd(ZstdEncoder::at_level(1)),
             Method::Turbo => Coder::Words(WordsEncoder::new(cpu)),
-            Method::Fast => Coder::FastLz(PageLzEncoder::new(cpu)),
-            Method::Light => Coder::LightLz(PageLzEncoder::new(cpu)),
+            Method::Fast => Coder::FastLz(FastPageLzEncoder::new(cpu)),
+            Method::Light => Coder::LightLz(LightPageLzEncoder::new(cpu)),
             Method::Balanced => Coder::PackedLz(PackedEncoder::new(cpu)),
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };

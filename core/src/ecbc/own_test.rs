@@ -4,7 +4,7 @@
 
 use super::cpu::Cpu;
 use super::page_lz::packed::{PackedDecoder, PackedEncoder};
-use super::page_lz::{Fast, Light, PageLzDecoder, PageLzEncoder};
+use super::page_lz::{FastPageLzEncoder, LightPageLzEncoder, PageLzDecoder};
 use super::words::{WordsDecoder, WordsEncoder};
 use crate::{PAGE_SIZE, Page};
 
@@ -75,8 +75,7 @@ fn check(seed: u64, encode: Encode<'_>, decode: Decode<'_>, plainly: Decode<'_>)
 #[test]
 fn page_lz_takes_whatever_comes() {
     let (mut decoder, mut plain) = (PageLzDecoder::new(Cpu::detect()), PageLzDecoder::new(Cpu::Any));
-    let (mut fast, mut light) =
-        (PageLzEncoder::<Fast>::new(Cpu::detect()), PageLzEncoder::<Light>::new(Cpu::Any));
+    let (mut fast, mut light) = (FastPageLzEncoder::new(Cpu::detect()), LightPageLzEncoder::new(Cpu::Any));
     let encoders: [Encode<'_>; 2] =
         [&mut |page, blob| fast.encode(page, blob), &mut |page, blob| light.encode(page, blob)];
     for (encode, seed) in encoders.into_iter().zip(1..) {

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::cpu::Cpu;
 use super::lz4::{self, Lz4Encoder};
-use super::page_lz::{Effort, Fast, Light, SmallUnitLzEncoder, Turbo, UnitLzDecoder, UnitLzEncoder};
+use super::page_lz::{Effort, Fast, Light, Turbo, UnitLzDecoder, UnitLzEncoder};
 use super::zstd::{ZstdDecoder, ZstdUnitEncoder};
 use super::{DecodeError, Method, Tag};
 use crate::format::entry::UNIT_PAGES_MAX;
@@ -16,8 +16,6 @@ use crate::{PAGE_SIZE, Page};
 
 /// Bytes in the largest unit.
 pub const UNIT_BYTES_MAX: usize = UNIT_PAGES_MAX * PAGE_SIZE;
-/// Units of so many pages have a smaller table.
-const SMALL: usize = 4;
 /// From so many pages on a level affords the next better coder.
 const LARGE: usize = 16;
 
@@ -46,12 +44,6 @@ impl Coder for ZstdUnitEncoder {
     }
 }
 
-impl<E: Effort + Send> Coder for SmallUnitLzEncoder<E> {
-    fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize> {
-        self.encode(unit, target)
-    }
-}
-
 impl<E: Effort + Send> Coder for UnitLzEncoder<E> {
     fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<usize> {
         self.encode(unit, target)
@@ -72,9 +64,9 @@ impl UnitEncoder {
             _ if pages < 2 => return None,
             Method::Raw => return None,
             Method::Lz4 => (Tag::Lz4, Box::new(Lz4Encoder::new())),
-            Method::Turbo => (Tag::PageLz, lz::<Turbo>(cpu, pages)),
-            Method::Fast => (Tag::PageLz, lz::<Fast>(cpu, pages)),
-            Method::Light => (Tag::PageLz, lz::<Light>(cpu, pages)),
+            Method::Turbo => (Tag::PageLz, Box::new(UnitLzEncoder::<Turbo>::new(cpu))),
+            Method::Fast => (Tag::PageLz, Box::new(UnitLzEncoder::<Fast>::new(cpu))),
+            Method::Light => (Tag::PageLz, Box::new(UnitLzEncoder::<Light>::new(cpu))),
             Method::Balanced => (Tag::Zstd, zstd(if pages >= LARGE { 1 } else { -1 })),
             Method::Zstd1 => (Tag::Zstd, zstd(1)),
             Method::Dense => (Tag::Zstd, zstd(3)),
@@ -91,15 +83,6 @@ impl UnitEncoder {
     /// length, or nothing if `target` cannot hold the code.
     pub fn encode(&mut self, unit: &[u8], target: &mut [u8]) -> Option<(Tag, usize)> {
         Some((self.tag, self.coder.encode(unit, target)?))
-    }
-}
-
-/// Page LZ for units of up to `pages`, with a table that suits them.
-fn lz<E: Effort + Send + 'static>(cpu: Cpu, pages: usize) -> Box<dyn Coder> {
-    if pages <= SMALL {
-        Box::new(SmallUnitLzEncoder::<E>::new(cpu))
-    } else {
-        Box::new(UnitLzEncoder::<E>::new(cpu))
     }
 }
 

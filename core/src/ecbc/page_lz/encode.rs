@@ -4,10 +4,7 @@
 use std::marker::PhantomData;
 
 use super::parse::{Effort, Parser, Sequence, Sink};
-use super::{
-    EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, PIECE, SMALL_UNIT_PADDED, UNIT_PADDED,
-    mode,
-};
+use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, PIECE, UNIT_PADDED, mode};
 use crate::ecbc::cpu::{Cpu, compiled_for};
 
 /// Room for the code of `padded` bytes: twice as many, since no sequence is longer than what it stands
@@ -16,30 +13,32 @@ const fn room(padded: usize) -> usize {
     2 * (padded - PAD) + PIECE
 }
 
+/// Encodes single pages fast. Half the usual table: filling it anew for each page takes time.
+pub(in crate::ecbc) type FastPageLzEncoder = Encoder<Fast, PADDED, { 1 << 10 }, { room(PADDED) }>;
 /// Encodes single pages. Its table has 4 KiB, so that table, page and output share the L1 cache.
-pub(in crate::ecbc) type PageLzEncoder<E> = Encoder<E, PADDED, { 1 << 11 }, { room(PADDED) }>;
-/// Encodes units of up to four pages.
-pub(in crate::ecbc) type SmallUnitLzEncoder<E> =
-    Encoder<E, SMALL_UNIT_PADDED, { 1 << 12 }, { room(SMALL_UNIT_PADDED) }>;
-/// Encodes units of up to sixteen pages.
-pub(in crate::ecbc) type UnitLzEncoder<E> = Encoder<E, UNIT_PADDED, { 1 << 13 }, { room(UNIT_PADDED) }>;
+pub(in crate::ecbc) type LightPageLzEncoder = Encoder<Light, PADDED, { 1 << 11 }, { room(PADDED) }>;
+/// Encodes units.
+pub(in crate::ecbc) type UnitLzEncoder<E> = Encoder<E, UNIT_PADDED, { 1 << 12 }, { room(UNIT_PADDED) }>;
 
-/// Eight bytes hashed, at once in growing strides.
+/// Eight bytes hashed and compared, in strides that grow at once: faster than LZ4 at acceleration 32, and
+/// denser.
 pub(in crate::ecbc) struct Turbo;
 
 impl Effort for Turbo {
     const HASHED_BYTES: u32 = 8;
+    const STRIDE: usize = 2;
     const SKIP_LOG: u32 = 0;
     const ACCEPTED: usize = 8;
 }
 
-/// Eight bytes hashed, soon in large strides: as fast as LZ4 that skips more, and denser.
+/// Eight bytes hashed, soon in large strides: as dense as LZ4 at acceleration 8, and faster.
 pub(in crate::ecbc) struct Fast;
 
 impl Effort for Fast {
     const HASHED_BYTES: u32 = 8;
+    const STRIDE: usize = 1;
     const SKIP_LOG: u32 = 1;
-    const ACCEPTED: usize = 7;
+    const ACCEPTED: usize = 6;
 }
 
 /// Six bytes hashed, strides after eight positions: denser than LZ4 and faster.
@@ -47,6 +46,7 @@ pub(in crate::ecbc) struct Light;
 
 impl Effort for Light {
     const HASHED_BYTES: u32 = 6;
+    const STRIDE: usize = 1;
     const SKIP_LOG: u32 = 3;
     const ACCEPTED: usize = MATCH_MIN;
 }

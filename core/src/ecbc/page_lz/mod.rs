@@ -24,7 +24,7 @@ pub(super) mod packed;
 mod parse;
 
 pub(super) use decode::{PageLzDecoder, UnitLzDecoder};
-pub(super) use encode::{Fast, Light, PageLzEncoder, SmallUnitLzEncoder, Turbo, UnitLzEncoder};
+pub(super) use encode::{Fast, FastPageLzEncoder, Light, LightPageLzEncoder, Turbo, UnitLzEncoder};
 pub(super) use parse::Effort;
 
 /// Bytes copied at a time, beyond the end if need be.
@@ -33,8 +33,6 @@ const PIECE: usize = 16;
 const PAD: usize = 64;
 /// A page, or its code, padded.
 const PADDED: usize = PAGE_SIZE + PAD;
-/// Units of up to four pages, padded.
-const SMALL_UNIT_PADDED: usize = 4 * PAGE_SIZE + PAD;
 /// The largest unit, padded.
 const UNIT_PADDED: usize = super::UNIT_BYTES_MAX + PAD;
 /// Shortest match in bytes.

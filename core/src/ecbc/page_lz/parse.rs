@@ -14,7 +14,9 @@ pub(in crate::ecbc) trait Effort {
     /// Bytes hashed: more than the shortest match where short matches cost more time than they
     /// save space.
     const HASHED_BYTES: u32;
-    /// After `2^SKIP_LOG` positions without a match every second is tried, then every third, ...
+    /// Every how many positions one is tried behind a match.
+    const STRIDE: usize;
+    /// After `2^SKIP_LOG` tries without a match the stride is one more, and so on.
     const SKIP_LOG: u32;
     /// Equal bytes that make a match, at least [`MATCH_MIN`].
     const ACCEPTED: usize;
@@ -120,7 +122,7 @@ fn search<E: Effort, const P: usize, const T: usize>(
     mut at: usize,
     distance: usize,
 ) -> Option<Match> {
-    let mut tried = 1 << E::SKIP_LOG;
+    let mut tried = E::STRIDE << E::SKIP_LOG;
     while at <= last_start {
         let here = read(input, at);
         let from = swap_in::<E, T>(table, here, at);

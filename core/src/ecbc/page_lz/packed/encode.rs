@@ -38,6 +38,7 @@ pub(super) struct Balanced;
 
 impl Effort for Balanced {
     const HASHED_BYTES: u32 = 5;
+    const STRIDE: usize = 1;
     const SKIP_LOG: u32 = 4;
     const ACCEPTED: usize = MATCH_MIN;
 }
