@@ -18,8 +18,10 @@ pub(in crate::ecbc) trait Effort {
     const STRIDE: usize;
     /// After `2^SKIP_LOG` tries without a match the stride is one more, and so on.
     const SKIP_LOG: u32;
-    /// Equal bytes that make a match, at least [`MATCH_MIN`].
+    /// Equal bytes that make a match, [`MATCH_MIN`] to 8.
     const ACCEPTED: usize;
+    /// The same for one at the distance of the match before, which takes no byte to tell.
+    const REPEATED: usize;
 }
 
 /// Literals, and a match that follows them.
@@ -92,7 +94,7 @@ fn matches<E: Effort, const P: usize, const T: usize>(
         let mut found = extend_back(input, found, coded);
         // Matches often follow each other without a gap: look there first.
         loop {
-            let len = match_len::<E, P>(input, end, found);
+            let len = match_len(input, end, found);
             distance = found.at - found.from;
             sink.take(input, Sequence { start: coded, literals: found.at - coded, distance, len });
             coded = found.at + len;
@@ -103,7 +105,7 @@ fn matches<E: Effort, const P: usize, const T: usize>(
             swap_in::<E, T>(table, read(input, inner), inner);
             let here = read(input, coded);
             let from = swap_in::<E, T>(table, here, coded);
-            if !starts_match::<E>(read(input, from), here) {
+            if !same(E::ACCEPTED, read(input, from), here) {
                 break;
             }
             found = Match { at: coded, from };
@@ -126,10 +128,10 @@ fn search<E: Effort, const P: usize, const T: usize>(
     while at <= last_start {
         let here = read(input, at);
         let from = swap_in::<E, T>(table, here, at);
-        if at >= distance && starts_match::<E>(read(input, at - distance), here) {
+        if at >= distance && same(E::REPEATED, read(input, at - distance), here) {
             return Some(Match { at, from: at - distance });
         }
-        if starts_match::<E>(read(input, from), here) {
+        if same(E::ACCEPTED, read(input, from), here) {
             return Some(Match { at, from });
         }
         at += tried >> E::SKIP_LOG;
@@ -155,10 +157,10 @@ fn extend_back<const P: usize>(input: &[u8; P], Match { mut at, mut from }: Matc
     Match { at, from }
 }
 
-/// How many bytes match, at least [`Effort::ACCEPTED`], of which the caller knows.
+/// How many bytes match, at least [`MATCH_MIN`], of which the caller knows.
 #[inline(always)]
-fn match_len<E: Effort, const P: usize>(input: &[u8; P], end: usize, Match { at, from }: Match) -> usize {
-    let mut len = E::ACCEPTED;
+fn match_len<const P: usize>(input: &[u8; P], end: usize, Match { at, from }: Match) -> usize {
+    let mut len = MATCH_MIN;
     while at + len < end {
         let differing = read(input, at + len) ^ read(input, from + len);
         if differing != 0 {
@@ -178,11 +180,10 @@ fn read<const P: usize>(input: &[u8; P], at: usize) -> u64 {
     u64::from_le_bytes(*bytes)
 }
 
-/// Whether enough bytes are the same.
+/// Whether the first `count` bytes, [`MATCH_MIN`] to 8, are the same.
 #[inline(always)]
-fn starts_match<E: Effort>(one: u64, other: u64) -> bool {
-    const { assert!(MATCH_MIN <= E::ACCEPTED && E::ACCEPTED <= 8) }
-    (one ^ other) << (64 - 8 * E::ACCEPTED) == 0
+fn same(count: usize, one: u64, other: u64) -> bool {
+    (one ^ other) << (64 - 8 * count) == 0
 }
 
 #[inline(always)]

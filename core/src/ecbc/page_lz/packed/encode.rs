@@ -41,6 +41,7 @@ impl Effort for Balanced {
     const STRIDE: usize = 1;
     const SKIP_LOG: u32 = 4;
     const ACCEPTED: usize = MATCH_MIN;
+    const REPEATED: usize = MATCH_MIN;
 }
 
 /// Encodes pages; the memory is reused, nothing of a page's content is.
