@@ -8,6 +8,7 @@ use crate::ecbc::PageDecoder;
 use crate::format::ImageUuid;
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::Reference;
+use crate::format::segment::Digest;
 
 /// Where a stored page's bytes are in [`Bases`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,9 @@ pub struct Bases {
     pub buffers: Vec<Buffer>,
     /// Their share of the memory budget.
     pub reservation: Option<Reservation>,
+    /// Of the parent's segment of the same pfns, if all its pages that may have changed are here, but
+    /// for those that are one word all over.
+    pub digest: Option<Digest>,
 }
 
 impl Bases {
@@ -199,6 +203,18 @@ impl Bases {
             check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))?;
         }
         Ok(())
+    }
+
+    /// Whether the stored bytes of the ancestor's page of `base` are what was stored.
+    pub(crate) fn is_whole(&self, base: &Base) -> bool {
+        let Some(page) = base.page else { return false };
+        let under = base.under.map(|(_, under)| under);
+        let needs_under = matches!(page.entry, Entry::Difference { .. });
+        needs_under == under.is_some()
+            && [Some(page), under]
+                .into_iter()
+                .flatten()
+                .all(|page| check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page)).is_ok())
     }
 
     /// Whether the ancestor's page of `base` has the very bytes of `page`. Its own content

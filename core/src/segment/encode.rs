@@ -8,7 +8,7 @@ use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, UNIT_GRAIN, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
-use crate::format::segment::{HEADER_LEN, TableDraft};
+use crate::format::segment::{DigestKey, HEADER_LEN, TableDraft};
 use crate::format::{ImageUuid, blocks_of};
 use crate::tape::Pfns;
 use crate::{PAGE_SIZE, Page};
@@ -47,10 +47,10 @@ enum What {
 }
 
 impl Scratch {
-    pub(super) fn new(method: Method, unit_pages: usize) -> Self {
+    pub(super) fn new(method: Method, unit_pages: usize, key: Option<DigestKey>) -> Self {
         Self {
             encoder: PageEncoder::new(method),
-            upon: Upon::new(method),
+            upon: Upon::new(method, key),
             waiting: Waiting::new(method, unit_pages),
             blobs: Vec::new(),
             placed: Vec::new(),
@@ -68,15 +68,24 @@ impl Scratch {
         self.entries.clear();
         // Entries of placed pages follow when their place is known.
         self.entries.resize(pages, Entry::Absent);
-        self.upon.clear();
         if let Some(waiting) = &mut self.waiting {
             waiting.clear();
         }
     }
 
+    /// Encodes the pages of `job`, anew if some were encoded.
+    fn encode_all(&mut self, job: &SegmentJob<'_>, pages: &[Page], bases: &Bases) {
+        self.clear(pages.len());
+        for ((index, pfn), page) in job.pfns.iter().enumerate().zip(pages) {
+            self.encode(blob_seed(job.uuid, pfn), index, page, bases);
+        }
+        self.encode_waiting();
+    }
+
     /// Encodes one page behind the others, as what it rests on if that is shorter.
     fn encode(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
         let start = self.blobs.len();
+        self.upon.digest(index, page);
         let found =
             bases.get(index).map(|base| (base, self.upon.look(page, index, bases, base, &mut self.blobs)));
         match found {
@@ -208,16 +217,18 @@ pub(super) fn segment(
     if pages.len() != count * PAGE_SIZE || count > crate::SEGMENT_PAGES {
         return Err(SegmentError::WrongBatch { pages: count, bytes: pages.len() });
     }
-    scratch.clear(count);
     let (page_arrays, _) = pages.as_chunks::<PAGE_SIZE>();
-    for ((index, pfn), page) in job.pfns.iter().enumerate().zip(page_arrays) {
-        scratch.encode(blob_seed(job.uuid, pfn), index, page, bases);
+    scratch.upon.begin(bases.digest);
+    scratch.encode_all(job, page_arrays, bases);
+    if !scratch.upon.was_right_to_trust() {
+        scratch.upon.begin(None);
+        scratch.encode_all(job, page_arrays, bases);
     }
-    scratch.encode_waiting();
     let default = scratch.upon.choose_default(&mut scratch.entries);
     let defaults = scratch.entries.iter().filter(|&&entry| entry == default).count();
     let strict = job.placement == Placement::Strict;
-    let draft = TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults };
+    let digest = scratch.upon.segment_digest();
+    let draft = TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults, digest };
     let placement = if scratch.members.is_empty() { job.placement } else { Placement::Ordered };
     let beyond = if scratch.members.is_empty() { 0 } else { UNIT_GRAIN - 1 };
     let Layout { entry, lens, table_end, plan } =
@@ -252,7 +263,7 @@ pub struct Layout {
 pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
     let strict = placement == Placement::Strict;
     let uuid = &[0; 16];
-    let draft = TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros };
+    let draft = TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest: None };
     layout_of(&draft, placement, lens, 0)
 }
 
