@@ -11,7 +11,6 @@ use super::gather::{Cost, Plan, Room};
 use super::lineage::{Lineage, Member};
 use super::locate::{Located, Wanted, follow, locate};
 use super::{Engine, EngineError, Image};
-use crate::PAGE_SIZE;
 use crate::buffer::Payload;
 use crate::compute::{self, Work};
 use crate::ecbc::{PageDecoder, uniform};
@@ -24,6 +23,7 @@ use crate::page_set::PageSet;
 use crate::segment::{Base, Bases, Likeness, words_alike};
 use crate::tape::{Batch, Pfns};
 use crate::template::KnownPages;
+use crate::{PAGE_SIZE, Page};
 
 /// One changed page in so many is looked at before the others are read.
 const SAMPLE: usize = 32;
@@ -229,6 +229,8 @@ struct Survey {
     unknown: usize,
     /// Pages that are not one word all over.
     telling: usize,
+    /// The checks of pages that were compared with the parent's, by index.
+    checks: Vec<Option<u32>>,
     /// Of the parent's pages.
     digest: Option<Digest>,
 }
@@ -241,7 +243,7 @@ impl Survey {
         vouched: &dyn Fn(&Located) -> bool,
     ) -> Self {
         let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
-        let mut survey = Self::default();
+        let mut survey = Self { checks: vec![None; arrays.len()], ..Self::default() };
         for ((index, page), located) in arrays.iter().enumerate().zip(located) {
             let is_uniform = uniform(page).is_some();
             survey.telling += usize::from(!is_uniform);
@@ -255,7 +257,7 @@ impl Survey {
                         survey.emptied.push(located);
                     }
                 }
-                Some(mut located) if located.entry.check() == Some(content_check(page)) => {
+                Some(mut located) if located.entry.check() == survey.check(index, page) => {
                     if vouched(&located) {
                         survey.certain.push((index, located.reference));
                     } else {
@@ -271,6 +273,11 @@ impl Survey {
         survey
     }
 
+    fn check(&mut self, index: usize, page: &Page) -> Option<u32> {
+        self.checks[index] = Some(content_check(page));
+        self.checks[index]
+    }
+
     /// Keeps the digest if it is of use: the pages that must be decoded for it are fewer than those that
     /// need not be.
     fn with_digest(mut self, digest: Option<Digest>) -> Self {
@@ -282,7 +289,7 @@ impl Survey {
     fn add_changed(
         &mut self,
         index: usize,
-        page: &crate::Page,
+        page: &Page,
         located: Option<Located>,
         template: Option<&(u8, Arc<KnownPages>)>,
     ) {
@@ -328,7 +335,12 @@ impl Survey {
             (Err(error), _) | (_, Err(error)) => return Ok((batch, Err(error))),
         };
         let Room { slot, reservation } = first.room(&engine.encoded, rest.bytes()).await?;
-        let mut bases = Bases { reservation: Some(reservation), digest: self.digest, ..Bases::default() };
+        let mut bases = Bases {
+            reservation: Some(reservation),
+            digest: self.digest,
+            checks: self.checks,
+            ..Bases::default()
+        };
         let mut cost = Cost::default();
         if let Err(error) = first.read(lineage, slot, &mut bases, &mut cost).await {
             return Ok((batch, Err(error)));
@@ -392,7 +404,9 @@ async fn differences_pay(
     let looked = compute::run(&*engine.compute, move || {
         let pays = match &batch.pages {
             Payload::Bytes(pages) => {
-                let alike = sample.iter().filter(|&&index| is_like_its_base(pages, &bases, index)).count();
+                let mut decoder = PageDecoder::new();
+                let is_alike = |index: &&usize| is_like_its_base(&mut decoder, pages, &bases, **index);
+                let alike = sample.iter().filter(is_alike).count();
                 4 * alike >= 3 * sample.len()
             }
             Payload::Modelled { .. } => false,
@@ -402,11 +416,11 @@ async fn differences_pay(
     Ok(looked.await?)
 }
 
-fn is_like_its_base(pages: &[u8], bases: &Bases, index: usize) -> bool {
+fn is_like_its_base(decoder: &mut PageDecoder, pages: &[u8], bases: &Bases, index: usize) -> bool {
     let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
     let (Some(page), Some(base)) = (arrays.get(index), bases.get(index)) else { return false };
     let mut contents = [0; PAGE_SIZE];
-    if bases.decode(&mut PageDecoder::new(), base, &mut contents).is_err() {
+    if bases.decode(decoder, base, &mut contents).is_err() {
         return false;
     }
     let (same, telling) = words_alike(page, &contents);

@@ -376,8 +376,7 @@ impl PageTable {
         }
         let cut = || FormatError::damaged(offset, part(), "its table does not match its page count");
         let pages = header.pages as usize;
-        let (words, digest) =
-            split_digest(&bytes[HEADER_LEN..header.table_end], &header).ok_or_else(cut)?;
+        let (words, digest) = split_digest(&bytes[HEADER_LEN..header.table_end], &header).ok_or_else(cut)?;
         let (pfns, words) = parse_pfns(words, &header).ok_or_else(cut)?;
         let entries = parse_entries(words, &header).ok_or_else(cut)?;
         if pfns.count() != pages || entries.len() != pages {

@@ -14,24 +14,30 @@ use crate::ecbc::uniform;
 use crate::format::segment::{Digest, DigestKey};
 use crate::{PAGE_SIZE, Page};
 
-const WORDS: usize = PAGE_SIZE / 4;
+const WORDS: usize = PAGE_SIZE / 8;
 /// How often a page is summed up, each time under other words of the key: 32 bits of certainty each.
 const PASSES: usize = 4;
-/// How many words further on in the key a pass begins than the one before it.
-const SHIFT: usize = 16;
+/// How many 64-bit words further on in the key a pass begins than the one before it.
+const SHIFT: usize = 4;
 const KEY_WORDS: usize = WORDS + (PASSES - 1) * SHIFT;
-/// Words that are added to the key and multiplied with as many others at a time.
-const HALF: usize = 8;
+/// A word's lower half.
+const HALF: u64 = 0xffff_ffff;
 const CONTEXT: &str = "ComIO 2026 digest of a segment's pages";
 
 /// What a page adds to its segment's digest.
 pub(super) type PageTag = [u8; 16];
 
+/// A key's halves of words, each in 64 bits, so that four words are added and multiplied at once.
+struct NhKey {
+    low: [u64; KEY_WORDS],
+    high: [u64; KEY_WORDS],
+}
+
 /// Means to digest pages under one key after the other.
 pub(super) struct Digester {
     cpu: Cpu,
     key: DigestKey,
-    nh_key: Box<[u32; KEY_WORDS]>,
+    nh_key: Box<NhKey>,
     tag_key: [u8; 32],
 }
 
@@ -41,11 +47,12 @@ impl Digester {
         let mut stream = hasher.update(&key).finalize_xof();
         let mut tag_key = [0; 32];
         stream.fill(&mut tag_key);
-        let mut bytes = [0; 4 * KEY_WORDS];
+        let mut bytes = [0; 8 * KEY_WORDS];
         stream.fill(&mut bytes);
-        let mut nh_key = Box::new([0; KEY_WORDS]);
-        for (word, bytes) in nh_key.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(*bytes);
+        let mut nh_key = Box::new(NhKey { low: [0; KEY_WORDS], high: [0; KEY_WORDS] });
+        for (i, bytes) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let word = u64::from_le_bytes(*bytes);
+            (nh_key.low[i], nh_key.high[i]) = (word & HALF, word >> 32);
         }
         Self { cpu: Cpu::detect(), key, nh_key, tag_key }
     }
@@ -67,7 +74,7 @@ impl Digester {
         let (cpu, key) = (self.cpu, &*self.nh_key);
         let sums = compiled_for!(
             cpu,
-            fn nh(page: &Page, key: &[u32; KEY_WORDS]) -> [u64; PASSES] {
+            fn nh(page: &Page, key: &NhKey) -> [u64; PASSES] {
                 nh_inline(page, key)
             }
         );
@@ -94,27 +101,18 @@ pub(super) fn add(sum: &mut PageTag, tag: PageTag) {
 }
 
 #[inline(always)]
-fn nh_inline(page: &Page, key: &[u32; KEY_WORDS]) -> [u64; PASSES] {
-    let mut sums = [[0u64; HALF]; PASSES];
-    let blocks = page.as_chunks::<{ 8 * HALF }>().0;
-    for (number, block) in blocks.iter().enumerate() {
-        let (low, high) = block.split_at(4 * HALF);
-        let (low, high) = (words(low), words(high));
-        for (pass, sums) in sums.iter_mut().enumerate() {
-            let key = &key[2 * HALF * number + pass * SHIFT..][..2 * HALF];
-            for i in 0..HALF {
-                let (a, b) = (low[i].wrapping_add(key[i]), high[i].wrapping_add(key[HALF + i]));
-                sums[i] = sums[i].wrapping_add(u64::from(a) * u64::from(b));
-            }
+fn nh_inline(page: &Page, key: &NhKey) -> [u64; PASSES] {
+    let mut sums = [0u64; PASSES];
+    for (i, word) in page.as_chunks::<8>().0.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        for (pass, sum) in sums.iter_mut().enumerate() {
+            let of_key = i + SHIFT * pass;
+            let low = word.wrapping_add(key.low[of_key]) & HALF;
+            let high = (word >> 32).wrapping_add(key.high[of_key]) & HALF;
+            *sum = sum.wrapping_add(low * high);
         }
     }
-    sums.map(|sums| sums.iter().fold(0u64, |all, sum| all.wrapping_add(*sum)))
-}
-
-#[inline(always)]
-fn words(bytes: &[u8]) -> [u32; HALF] {
-    let words = bytes.as_chunks::<4>().0;
-    std::array::from_fn(|i| u32::from_le_bytes(words[i]))
+    sums
 }
 
 #[cfg(test)]
@@ -151,13 +149,13 @@ mod test {
         let words: Vec<u32> = page.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
         let key = &digester.nh_key;
         let nh = |pass: usize| -> u64 {
-            let places = (0..64).flat_map(|block| (0..8).map(move |j| (block, j)));
-            let product = |(block, j): (usize, usize)| {
-                let (at, of_key) = (16 * block + j, 16 * (block + pass) + j);
-                let low = words[at].wrapping_add(key[of_key]);
-                u64::from(low) * u64::from(words[at + 8].wrapping_add(key[of_key + 8]))
+            let product = |i: usize| {
+                let half = |half: u64| u32::try_from(half).expect("half a word");
+                let low = words[2 * i].wrapping_add(half(key.low[i + 4 * pass]));
+                let high = words[2 * i + 1].wrapping_add(half(key.high[i + 4 * pass]));
+                u64::from(low) * u64::from(high)
             };
-            places.map(product).fold(0, u64::wrapping_add)
+            (0..512).map(product).fold(0, u64::wrapping_add)
         };
         assert_eq!(nh_inline(&page, key), [nh(0), nh(1), nh(2), nh(3)]);
         let portable = digester.tag(3, &page);

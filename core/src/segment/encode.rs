@@ -92,22 +92,22 @@ impl Scratch {
             Some((_, upon::Found::Entry(entry))) => self.entries[index] = entry,
             Some((base, upon::Found::Difference { len, reference })) => {
                 if len > upon::SURELY_SHORT && self.alone_is_shorter(start, page) {
-                    return self.encode_alone(seed, index, page);
+                    return self.encode_alone(seed, index, page, bases);
                 }
                 self.upon.count(reference, base);
-                self.push_blob(seed, index, page, start, tag::DIFFERENCE);
+                self.push_blob(seed, index, bases.check_of(index, page), start, tag::DIFFERENCE);
             }
-            Some((_, upon::Found::Nothing)) => self.encode_alone(seed, index, page),
-            None => self.encode_among_others(seed, index, page),
+            Some((_, upon::Found::Nothing)) => self.encode_alone(seed, index, page, bases),
+            None => self.encode_among_others(seed, index, page, bases),
         }
     }
 
     /// Encodes one page that rests on nothing: in a unit, if units are made and the page is neither
     /// uniform nor noise.
-    fn encode_among_others(&mut self, seed: u64, index: usize, page: &Page) {
-        let Some(waiting) = &mut self.waiting else { return self.encode_alone(seed, index, page) };
+    fn encode_among_others(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
+        let Some(waiting) = &mut self.waiting else { return self.encode_alone(seed, index, page, bases) };
         if let Some(code) = self.encoder.look(page) {
-            return self.push_code(seed, index, page, self.blobs.len(), code);
+            return self.push_code(seed, index, bases.check_of(index, page), self.blobs.len(), code);
         }
         waiting.add(index, seed, page);
         if waiting.is_full() {
@@ -124,7 +124,7 @@ impl Scratch {
             self.push_placed(What::Unit { pages: self.members.len() - before }, len, len);
         } else {
             for (index, seed, page) in waiting.pages() {
-                self.encode_alone(seed, index, page);
+                self.encode_alone(seed, index, page, &Bases::default());
             }
         }
         waiting.clear();
@@ -146,34 +146,36 @@ impl Scratch {
         shorter
     }
 
-    fn encode_alone(&mut self, seed: u64, index: usize, page: &Page) {
+    fn encode_alone(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
         let start = self.blobs.len();
         self.blobs.resize(start + BLOB_ROOM, 0);
         let code = self.encoder.encode(page, &mut self.blobs[start..]);
         let kept = if let PageCode::Blob { len, .. } = code { len } else { 0 };
         self.blobs.truncate(start + kept);
-        self.push_code(seed, index, page, start, code);
+        let check =
+            if matches!(code, PageCode::Zero | PageCode::Fill(_)) { 0 } else { bases.check_of(index, page) };
+        self.push_code(seed, index, check, start, code);
     }
 
-    /// Notes what a page became; its blob, if it has one, stands at `start`.
-    fn push_code(&mut self, seed: u64, index: usize, page: &Page, start: usize, code: PageCode) {
+    /// Notes what a page became; its blob, if it has one, stands at `start`. `check` is of its contents.
+    fn push_code(&mut self, seed: u64, index: usize, check: u32, start: usize, code: PageCode) {
         match code {
             PageCode::Zero => self.entries[index] = Entry::Zero,
             PageCode::Fill(word) => self.entries[index] = Entry::Fill(word),
             PageCode::Stored => {
-                let what = What::Page { index, check: content_check(page), coder: None };
+                let what = What::Page { index, check, coder: None };
                 self.push_placed(what, PAGE_SIZE, 0);
             }
-            PageCode::Blob { tag, .. } => self.push_blob(seed, index, page, start, tag.number()),
+            PageCode::Blob { tag, .. } => self.push_blob(seed, index, check, start, tag.number()),
         }
     }
 
     /// Completes the blob that stands at `start`.
-    fn push_blob(&mut self, seed: u64, index: usize, page: &Page, start: usize, coder: u8) {
-        let check = blob_check(&self.blobs[start..], seed);
-        self.blobs.extend_from_slice(&check.to_le_bytes());
+    fn push_blob(&mut self, seed: u64, index: usize, check: u32, start: usize, coder: u8) {
+        let blob_check = blob_check(&self.blobs[start..], seed);
+        self.blobs.extend_from_slice(&blob_check.to_le_bytes());
         let len = self.blobs.len() - start;
-        self.push_placed(What::Page { index, check: content_check(page), coder: Some(coder) }, len, len);
+        self.push_placed(What::Page { index, check, coder: Some(coder) }, len, len);
     }
 
     /// Notes what takes `len` bytes, `blob_len` of them in a blob.
@@ -228,7 +230,8 @@ pub(super) fn segment(
     let defaults = scratch.entries.iter().filter(|&&entry| entry == default).count();
     let strict = job.placement == Placement::Strict;
     let digest = scratch.upon.segment_digest();
-    let draft = TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults, digest };
+    let draft =
+        TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults, digest };
     let placement = if scratch.members.is_empty() { job.placement } else { Placement::Ordered };
     let beyond = if scratch.members.is_empty() { 0 } else { UNIT_GRAIN - 1 };
     let Layout { entry, lens, table_end, plan } =
@@ -263,7 +266,8 @@ pub struct Layout {
 pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
     let strict = placement == Placement::Strict;
     let uuid = &[0; 16];
-    let draft = TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest: None };
+    let draft =
+        TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest: None };
     layout_of(&draft, placement, lens, 0)
 }
 

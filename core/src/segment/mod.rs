@@ -172,7 +172,14 @@ impl EcbcCoder {
     /// A coder that encodes by `method` and decodes whatever the image holds.
     pub fn new(method: Method, placement: Placement) -> Self {
         let digest_key = None;
-        Self { method, unit_pages: 1, placement, digest_key, encoders: Mutex::default(), decoders: Mutex::default() }
+        Self {
+            method,
+            unit_pages: 1,
+            placement,
+            digest_key,
+            encoders: Mutex::default(),
+            decoders: Mutex::default(),
+        }
     }
 
     /// The same, coding up to `unit_pages` pages together, at most
@@ -186,15 +193,15 @@ impl EcbcCoder {
     /// upon the image knows unchanged pages for what they are without decoding them. The fastest coder
     /// and the peers do without: they decode in less time than a digest pays for.
     pub fn with_digests(self, key: DigestKey) -> Self {
-        let pays =
-            matches!(self.method, Method::Fast | Method::Light | Method::Balanced | Method::Dense);
+        let pays = matches!(self.method, Method::Fast | Method::Light | Method::Balanced | Method::Dense);
         Self { digest_key: pays.then_some(key), ..self }
     }
 
     /// Runs `f` with an encoder of the calling worker's own.
     fn with_encoder<T>(&self, f: impl FnOnce(&mut encode::Scratch) -> T) -> T {
         let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut scratch = idle.unwrap_or_else(|| encode::Scratch::new(self.method, self.unit_pages, self.digest_key));
+        let mut scratch =
+            idle.unwrap_or_else(|| encode::Scratch::new(self.method, self.unit_pages, self.digest_key));
         let result = f(&mut scratch);
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
         result
@@ -439,7 +446,12 @@ mod test {
             Some(Base { reference, likeness, page, under: None })
         };
         let buffers = vec![Buffer::unpooled(bytes.to_vec())];
-        Bases { pages: (0..table.len()).map(base).collect(), buffers, digest: table.digest, ..Bases::default() }
+        Bases {
+            pages: (0..table.len()).map(base).collect(),
+            buffers,
+            digest: table.digest,
+            ..Bases::default()
+        }
     }
 
     fn is_same_upon(coder: &EcbcCoder, pages: &[u8], bases: &Bases) -> Vec<bool> {

@@ -174,7 +174,7 @@ impl Upon {
     ) -> Found {
         if base.likeness == Likeness::Certain {
             self.take_away_same();
-            return self.same(base, content_check(page));
+            return self.same(base, bases.check_of(index, page));
         }
         let Some(stored) = base.page else { return Found::Nothing };
         let mut contents = [0; PAGE_SIZE];
@@ -229,9 +229,7 @@ impl Upon {
         let own = base.page.map(|stored| (base.reference, stored));
         let Some((reference, stored)) = base.under.or(own) else { return Found::Nothing };
         let has_bytes = matches!(stored.entry, Entry::Stored { .. } | Entry::Blob { .. });
-        if !has_bytes
-            || !is_decoded && bases.decode_alone(&mut self.decoder, &stored, contents).is_err()
-        {
+        if !has_bytes || !is_decoded && bases.decode_alone(&mut self.decoder, &stored, contents).is_err() {
             return Found::Nothing;
         }
         // Pages found by their features are alike, though perhaps not at the same places.
