@@ -1,10 +1,10 @@
 //! Pages to a segment.
 
 use super::unit::{self, Waiting};
-use super::upon::{self, Upon};
+use super::upon::{self, Seen, Upon};
 use super::{Bases, EncodedSegment, RestsOn, SegmentError};
 use crate::buffer::{Buffer, Payload};
-use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
+use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally, uniform};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, UNIT_GRAIN, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
@@ -85,9 +85,11 @@ impl Scratch {
     /// Encodes one page behind the others, as what it rests on if that is shorter.
     fn encode(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
         let start = self.blobs.len();
-        self.upon.digest(index, page);
-        let found =
-            bases.get(index).map(|base| (base, self.upon.look(page, index, bases, base, &mut self.blobs)));
+        let base = bases.get(index);
+        let word = if base.is_some() || self.encoder.finds_uniform() { uniform(page) } else { None };
+        let seen = Seen { index, page, word };
+        self.upon.digest(&seen);
+        let found = base.map(|base| (base, self.upon.look(&seen, bases, base, &mut self.blobs)));
         match found {
             Some((_, upon::Found::Entry(entry))) => self.entries[index] = entry,
             Some((base, upon::Found::Difference { len, reference })) => {
@@ -96,6 +98,10 @@ impl Scratch {
                 }
                 self.upon.count(reference, base);
                 self.push_blob(seed, index, bases.check_of(index, page), start, tag::DIFFERENCE);
+            }
+            None | Some((_, upon::Found::Nothing)) if word.is_some() && self.encoder.finds_uniform() => {
+                let code = word.filter(|word| *word != 0).map_or(PageCode::Zero, PageCode::Fill);
+                self.push_code(seed, index, 0, start, code);
             }
             Some((_, upon::Found::Nothing)) => self.encode_alone(seed, index, page, bases),
             None => self.encode_among_others(seed, index, page, bases),

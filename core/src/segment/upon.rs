@@ -8,7 +8,7 @@ use super::digest::{self, Digester, PageTag};
 use super::encode::DIFFERENCE_MAX;
 use super::{Base, Bases, Likeness, RestsOn, StoredPage};
 use crate::ecbc::difference::DifferenceEncoder;
-use crate::ecbc::{Method, PageDecoder, uniform};
+use crate::ecbc::{Method, PageDecoder};
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::{Place, Reference};
 use crate::format::segment::{Digest, DigestKey};
@@ -28,6 +28,15 @@ pub(crate) fn words_alike(page: &Page, base: &Page) -> (usize, usize) {
     let telling = new.iter().filter(|word| **word != [0; 8]).count();
     let same = new.iter().zip(old).filter(|(new, old)| new == old && **new != [0; 8]).count();
     (same, telling)
+}
+
+/// A page that is looked at.
+pub(super) struct Seen<'a> {
+    /// Its index in the segment.
+    pub(super) index: usize,
+    pub(super) page: &'a Page,
+    /// What it is all over, if it is one word.
+    pub(super) word: Option<u32>,
 }
 
 /// What a page is, seen from what it may rest on.
@@ -96,9 +105,13 @@ impl Upon {
     }
 
     /// Adds a page to the segment's digest; to be called before [`look`](Self::look).
-    pub(super) fn digest(&mut self, index: usize, page: &Page) {
+    pub(super) fn digest(&mut self, seen: &Seen<'_>) {
         if let Some(digests) = &mut self.digests {
-            digests.tag = digests.digester.tag(index, page);
+            digests.tag = if seen.word.is_some() {
+                [0; 16]
+            } else {
+                digests.digester.tag_of_telling(seen.index, seen.page)
+            };
             digest::add(&mut digests.sum, digests.tag);
         }
     }
@@ -163,22 +176,16 @@ impl Upon {
         }
     }
 
-    /// Looks what page `index` is beside `base`; a difference goes to the end of `blobs`.
-    pub(super) fn look(
-        &mut self,
-        page: &Page,
-        index: usize,
-        bases: &Bases,
-        base: &Base,
-        blobs: &mut Vec<u8>,
-    ) -> Found {
+    /// Looks what a page is beside `base`; a difference goes to the end of `blobs`.
+    pub(super) fn look(&mut self, seen: &Seen<'_>, bases: &Bases, base: &Base, blobs: &mut Vec<u8>) -> Found {
+        let &Seen { index, page, word } = seen;
         if base.likeness == Likeness::Certain {
             self.take_away_same();
             return self.same(base, bases.check_of(index, page));
         }
         let Some(stored) = base.page else { return Found::Nothing };
         let mut contents = [0; PAGE_SIZE];
-        if let Some(word) = uniform(page) {
+        if let Some(word) = word {
             self.settle(index, bases, base, &mut contents);
             return self.uniform(word, index, base, &stored, page);
         }
