@@ -109,13 +109,9 @@ impl Lost {
 }
 
 fn tell(run: Option<(u64, u64, String)>) {
-    match run {
-        Some((first, last, problem)) if first == last => {
-            output::say(&format!("comio: page {first}: {problem}"))
-        }
-        Some((first, last, problem)) => output::say(&format!("comio: pages {first} to {last}: {problem}")),
-        None => {}
-    }
+    let Some((first, last, problem)) = run else { return };
+    let pages = if first == last { format!("page {first}") } else { format!("pages {first} to {last}") };
+    output::say(&format!("comio: {pages}: {problem}"));
 }
 
 fn read_list(path: &Path) -> anyhow::Result<Vec<u64>> {

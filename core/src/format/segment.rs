@@ -106,8 +106,7 @@ pub struct Header {
     pub check: u64,
     default_tag: u8,
     pfn_map: u8,
-    entry_bitmap: bool,
-    digest: bool,
+    flags: u8,
 }
 
 impl Header {
@@ -170,8 +169,7 @@ impl Header {
             check: raw.check.get(),
             default_tag: raw.default_tag,
             pfn_map: raw.pfn_map,
-            entry_bitmap: raw.flags & FLAG_ENTRY_BITMAP != 0,
-            digest: raw.flags & FLAG_DIGEST != 0,
+            flags: raw.flags,
         })
     }
 
@@ -260,8 +258,8 @@ impl TableDraft<'_> {
 
     fn flags(&self) -> u8 {
         u8::from(self.uses_bitmap()) * FLAG_ENTRY_BITMAP
-            | u8::from(self.strict) * FLAG_STRICT
-            | u8::from(self.digest.is_some()) * FLAG_DIGEST
+            + u8::from(self.strict) * FLAG_STRICT
+            + u8::from(self.digest.is_some()) * FLAG_DIGEST
     }
 
     /// Writes header and table to the front of `out`; offset and hash are set by [`seal`].
@@ -440,7 +438,7 @@ impl PageTable {
 
 /// The table without the digest at its end, and that.
 fn split_digest<'a>(table: &'a [u8], header: &Header) -> Option<(&'a [u8], Option<Digest>)> {
-    if !header.digest {
+    if header.flags & FLAG_DIGEST == 0 {
         return Some((table, None));
     }
     let (words, digest) = table.split_last_chunk::<DIGEST_LEN>()?;
@@ -470,7 +468,7 @@ fn parse_pfns<'a>(words: &'a [u8], header: &Header) -> Option<(Pfns, &'a [u8])> 
 }
 
 fn parse_entries(words: &[u8], header: &Header) -> Option<Arc<[u64]>> {
-    if !header.entry_bitmap {
+    if header.flags & FLAG_ENTRY_BITMAP == 0 {
         return Some(words.chunks_exact(8).map(u64_of).collect());
     }
     let (bitmap, words) = words.split_at_checked(BITMAP_LEN)?;
