@@ -21,8 +21,9 @@ PAGES_MAX = 1024
 BLOCKS_MAX = 1029
 HEADER = 64
 BITMAP = 128
+DIGEST_LEN = 32
 CHUNK_RAW_MAX = 1_114_120
-ENTRY_BITMAP, STRICT, LAST_CHUNK = 1, 2, 4
+ENTRY_BITMAP, STRICT, LAST_CHUNK, DIGEST = 1, 2, 4, 8
 LOST = bytes(32)
 ROW = 128
 SAME, ELSEWHERE, DIFFERENCE, UNIT = 9, 10, 11, 14
@@ -336,7 +337,7 @@ class Part:
         sealed = data[: HEADER - 8] + bytes(8) + data[HEADER : self.table_end]
         require(xxh3(sealed) == self.check, "the check of header and table")
         support(self.kind <= 1, f"kind {self.kind}")
-        support(self.flags & ~(ENTRY_BITMAP | STRICT | LAST_CHUNK) == 0, f"flags {self.flags}")
+        support(self.flags & ~(ENTRY_BITMAP | STRICT | LAST_CHUNK | DIGEST) == 0, f"flags {self.flags}")
         support(default_tag == 0 or default_tag & 15 == SAME, f"default tag {default_tag}")
         self.default = default_tag and default_tag | UNCHECKED
         support(self.pfn_map <= 2, f"pfn map {self.pfn_map}")
@@ -353,6 +354,9 @@ class Segment(Part):
         self.uuid = uuid
         self.last_unit = (None, None)
         rest = self._read_pfns(self.table)
+        if self.flags & DIGEST:
+            require(len(rest) >= DIGEST_LEN, "the digest is cut off")
+            rest = rest[:-DIGEST_LEN]
         self._read_entries(rest)
 
     def _read_pfns(self, table):

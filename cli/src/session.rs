@@ -56,6 +56,7 @@ impl Session {
         if memory < Engine::MEMORY_MIN {
             bail!("--memory must be at least {} MiB", Engine::MEMORY_MIN.div_ceil(1 << 20));
         }
+        let coder = coder.with_digests(uuid::Uuid::new_v4().into_bytes());
         let pool = Arc::new(WorkerPool::new(workers).context("cannot start the worker threads")?);
         Ok(Self::of(pool, Arc::new(coder), memory, progress::lines()))
     }

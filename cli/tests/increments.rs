@@ -103,6 +103,32 @@ fn a_missing_parent_is_told_and_found_elsewhere() {
 }
 
 #[test]
+fn damage_in_the_parent_leaves_zeros_in_the_place_of_its_pages_only() {
+    let pair = pair();
+    let mut parent = fs::read(&pair.parent).expect("reads");
+    let middle = parent.len() / 2;
+    parent[middle] ^= 4;
+    fs::write(&pair.parent, parent).expect("writes");
+    let out = pair.place.path("out.raw");
+    let extract = ["extract", "--json", "--pfn", "0-2999", "--output", &out, &pair.child];
+    let said = run(&extract);
+    assert_eq!(said.status.code(), Some(3));
+    let report: serde_json::Value = serde_json::from_slice(&said.stdout).expect("a report");
+    let words = String::from_utf8_lossy(&said.stderr).into_owned();
+    let found = fs::read(&out).expect("reads");
+    assert_eq!(found.len(), pair.dump.len());
+    let (got, wanted) = (found.chunks(4096), pair.dump.chunks(4096));
+    let lost: Vec<usize> =
+        (0..).zip(got.zip(wanted)).filter(|(_, (got, wanted))| got != wanted).map(|(i, _)| i).collect();
+    assert_eq!(Some(lost.len() as u64), report["lost_pages"].as_u64());
+    assert!(!lost.is_empty() && lost.len() <= 2, "{lost:?}");
+    for pfn in lost {
+        assert!(found[4096 * pfn..][..4096] == [0; 4096]);
+        assert!(words.contains(&format!("page {pfn} of its parent \"parent.comio\"")), "{words}");
+    }
+}
+
+#[test]
 fn the_tree_is_listed() {
     let pair = pair();
     let directory = pair.place.path("");

@@ -63,7 +63,11 @@ fn save(
     bytes: &[u8],
     foundation: Option<&Foundation>,
 ) -> Result<(Duration, u64), Box<dyn Error>> {
-    let engine = Engine::new(Arc::new(Inline), Arc::new(EcbcCoder::new(method, Placement::Hybrid)), 0);
+    let engine = Engine::new(
+        Arc::new(Inline),
+        Arc::new(EcbcCoder::new(method, Placement::Hybrid).with_digests([7; 16])),
+        0,
+    );
     let options = SaveOptions { uuid: [name.len().to_le_bytes()[0]; 16], created_unix_s: 0, replace: true };
     let mut dump = Dump::new(bytes);
     let progress = Progress::default();
@@ -114,8 +118,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 lens.0,
                 lens.1
             )?;
-            // The fast level is there for guests whose compression is no bottleneck.
-            missed |= median < least && (method != Method::Fast || one_in == 1);
+            missed |= median < least;
         }
     }
     if missed { Err("slower than accepted".into()) } else { Ok(()) }

@@ -175,7 +175,7 @@ fn pages_are_extracted_with_one_read_each() {
     let pfns = [1003, 5000, 1 << 40, 203, 99, 7, 1002, 1003];
     let mut got = Vec::new();
     let report = block_on(engine::extract(&image, pfns, |page| {
-        got.push(page.to_vec());
+        got.push(page?.to_vec());
         Ok(())
     }))
     .expect("extracts");

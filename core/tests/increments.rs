@@ -134,7 +134,7 @@ fn engine() -> Engine {
 }
 
 fn engine_of(memory_bytes: usize) -> Engine {
-    let coder = EcbcCoder::new(Method::Fast, Placement::Hybrid);
+    let coder = EcbcCoder::new(Method::Fast, Placement::Hybrid).with_digests([7; 16]);
     Engine::new(Arc::new(Inline), Arc::new(coder), memory_bytes)
 }
 
@@ -224,7 +224,7 @@ fn extract(storage: &MemoryStorage, name: &str, pfn: u64) -> Result<Page, Engine
         let image = open(storage, name).await?;
         let mut found = [0; PAGE_SIZE];
         engine::extract(&image, [pfn], |page| {
-            found = *page;
+            found = *page?;
             Ok(())
         })
         .await?;
@@ -304,7 +304,7 @@ fn ten_thousand_random_pages_of_the_tenth_take_two_reads_at_most() {
     let image = block_on(open(&storage, "10")).expect("opens");
     let mut asked = pfns.iter();
     let report = block_on(engine::extract(&image, pfns.iter().copied(), |page| {
-        assert!(*page == tenth[asked.next().expect("no more than asked")]);
+        assert!(*page? == tenth[asked.next().expect("no more than asked")]);
         Ok(())
     }))
     .expect("extracts");
@@ -324,7 +324,7 @@ fn units_come_back_alone_and_as_a_parents() {
     let image = block_on(open(&storage, "parent")).expect("opens");
     let (pfns, mut pages) = (guest.keys().copied(), guest.values());
     let extracting = engine::extract(&image, pfns, |page| {
-        assert_eq!(Some(page), pages.next());
+        assert_eq!(Some(page?), pages.next());
         Ok(())
     });
     let report = block_on(extracting).expect("extracts");
@@ -529,6 +529,37 @@ fn damage_in_an_ancestor_is_told_and_stays_with_its_pages() {
         concerned += bad;
     }
     assert!(concerned > 0, "no flipped bit was met");
+}
+
+/// The pages of a range that are whole come out right, and the others' errors name the damaged image.
+#[test]
+fn a_damaged_page_keeps_no_other_of_its_range_from_being_read() {
+    let storage = MemoryStorage::new();
+    let memories = chain(&storage, 2, 600);
+    let expected = &memories[2];
+    let mut base = storage.contents("0").expect("saved").to_vec();
+    let middle = base.len() / 2;
+    base[middle] ^= 0x10;
+    base[middle / 2] ^= 0x10;
+    storage.insert("0", base);
+    let image = block_on(open(&storage, "2")).expect("opens");
+    let (mut asked, mut lost) = (expected.iter(), Vec::new());
+    let report = block_on(engine::extract(&image, expected.keys().copied(), |page| {
+        let (pfn, wanted) = asked.next().expect("no more than asked");
+        match page {
+            Ok(page) => assert!(page == wanted, "page {pfn}"),
+            Err(page) => {
+                assert_eq!(page.pfn, *pfn);
+                assert!(page.error.is_damage() && page.error.to_string().contains("\"0\""), "{}", page.error);
+                lost.push(*pfn);
+            }
+        }
+        Ok(())
+    }))
+    .expect("extracts");
+    assert!(asked.next().is_none() && !lost.is_empty() && lost.len() < expected.len() / 2, "{lost:?}");
+    assert_eq!((report.pages, report.lost_pages), ((expected.len() - lost.len()) as u64, lost.len() as u64));
+    refused_before_there_is_a_guest(&storage, "2");
 }
 
 #[test]

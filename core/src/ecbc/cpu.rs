@@ -5,7 +5,7 @@
 
 /// What to compile or choose a variant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cpu {
+pub(crate) enum Cpu {
     /// Any machine.
     Any,
     /// x86-64 with BMI1, BMI2, LZCNT, POPCNT, SSSE3 and AVX2: those since about 2013.
@@ -15,7 +15,7 @@ pub(super) enum Cpu {
 
 impl Cpu {
     /// This machine.
-    pub(super) fn detect() -> Self {
+    pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
@@ -49,4 +49,4 @@ macro_rules! compiled_for {
         }
     }};
 }
-pub(super) use compiled_for;
+pub(crate) use compiled_for;

@@ -70,6 +70,11 @@ impl PageEncoder {
         }
     }
 
+    /// Whether uniform pages are told from others.
+    pub(crate) fn finds_uniform(&self) -> bool {
+        self.finds_uniform
+    }
+
     /// Codes one page; a blob goes to the beginning of `blob`, whose rest is unspecified after.
     ///
     /// # Panics

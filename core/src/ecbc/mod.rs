@@ -8,7 +8,7 @@
 //! page's contents are checked is the image format's business.
 
 mod classify;
-mod cpu;
+pub(crate) mod cpu;
 mod decoder;
 pub(crate) mod difference;
 mod encoder;

@@ -22,6 +22,8 @@ const PAGES_AT_ONCE: usize = 32;
 pub struct ExtractReport {
     /// Pages given out.
     pub pages: u64,
+    /// Pages that could not be given.
+    pub lost_pages: u64,
     /// Storage reads for pages, their ancestors' included.
     pub storage_reads: u64,
     /// Bytes of these reads.
@@ -38,30 +40,61 @@ pub struct ExtractReport {
     pub index_bytes: u64,
 }
 
-/// Gives the contents of each of `pfns`, in that order, to `sink`.
+/// A page that cannot be given.
+#[derive(Debug)]
+pub struct LostPage {
+    /// Which.
+    pub pfn: u64,
+    /// Why: damage, in the image or in an ancestor, or [`EngineError::Ancestor`] if it is kept in one
+    /// that is missing.
+    pub error: EngineError,
+}
+
+impl From<LostPage> for EngineError {
+    fn from(page: LostPage) -> Self {
+        page.error
+    }
+}
+
+/// Gives the contents of each of `pfns`, in that order, to `sink`; of pages that are damaged or kept in
+/// an image that is missing, that. One page's damage does not keep others from being read.
 ///
 /// # Errors
-/// [`EngineError::NoSuchPage`]; damage of the pages concerned, in the image or in an ancestor;
-/// [`EngineError::Ancestor`] for pages kept in one that is missing; the storage's; the sink's.
+/// [`EngineError::NoSuchPage`]; the storage's, unless it is the page's stored bytes that are missing;
+/// the sink's.
 pub async fn extract(
     image: &Image,
     pfns: impl IntoIterator<Item = u64>,
-    mut sink: impl FnMut(&Page) -> Result<(), EngineError>,
+    mut sink: impl FnMut(Result<&Page, LostPage>) -> Result<(), EngineError>,
 ) -> Result<ExtractReport, EngineError> {
     let before = image.index_cost();
     let opened = image.open_reads();
     let mut report = ExtractReport::default();
-    let reads = pfns.into_iter().map(|pfn| fetch(image, pfn));
+    let reads = pfns
+        .into_iter()
+        .map(|pfn| async move { fetch(image, pfn).await.map_err(|error| LostPage { pfn, error }) });
     let mut stored = stream::iter(reads).buffered(PAGES_AT_ONCE);
     let mut decoder = PageDecoder::new();
     let mut page = [0; PAGE_SIZE];
     while let Some(found) = stored.next().await {
-        let found = found?;
-        found
-            .decode(&mut decoder, image, &mut page)
-            .map_err(|problem| FormatError::damaged(found.at, format!("page {}", found.pfn), problem))?;
+        let found = match found {
+            Ok(found) => found,
+            Err(LostPage { error, .. }) if !is_the_pages_own(&error) => return Err(error),
+            Err(lost) => {
+                report.lost_pages += 1;
+                sink(Err(lost))?;
+                continue;
+            }
+        };
         report.count(&found);
-        sink(&page)?;
+        if let Err(problem) = found.decode(&mut decoder, image, &mut page) {
+            report.pages -= 1;
+            report.lost_pages += 1;
+            let error = FormatError::damaged(found.at, format!("page {}", found.pfn), problem).into();
+            sink(Err(LostPage { pfn: found.pfn, error }))?;
+        } else {
+            sink(Ok(&page))?;
+        }
     }
     let after = image.index_cost();
     report.index_reads = opened.reads + after.reads - before.reads;
@@ -80,6 +113,11 @@ impl ExtractReport {
         self.max_reads_a_page = self.max_reads_a_page.max(reads);
         self.pages_decoded += pages_decoded(found.entry, &found.blob) as u64;
     }
+}
+
+/// Whether an error is of one page, or of some, and says nothing of others.
+fn is_the_pages_own(error: &EngineError) -> bool {
+    error.is_damage() || matches!(error, EngineError::Ancestor { .. })
 }
 
 /// A page's stored bytes.

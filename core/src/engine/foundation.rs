@@ -11,7 +11,6 @@ use super::gather::{Cost, Plan, Room};
 use super::lineage::{Lineage, Member};
 use super::locate::{Located, Wanted, follow, locate};
 use super::{Engine, EngineError, Image};
-use crate::PAGE_SIZE;
 use crate::buffer::Payload;
 use crate::compute::{self, Work};
 use crate::ecbc::{PageDecoder, uniform};
@@ -19,10 +18,12 @@ use crate::format::ImageUuid;
 use crate::format::ancestor::{ANCESTORS_MAX, Ancestor, Role};
 use crate::format::entry::{ELSEWHERE_SEGMENTS, Entry, content_check};
 use crate::format::reference::{Place, Reference};
+use crate::format::segment::Digest;
 use crate::page_set::PageSet;
 use crate::segment::{Base, Bases, Likeness, words_alike};
 use crate::tape::{Batch, Pfns};
 use crate::template::KnownPages;
+use crate::{PAGE_SIZE, Page};
 
 /// One changed page in so many is looked at before the others are read.
 const SAMPLE: usize = 32;
@@ -128,7 +129,8 @@ impl Foundation {
                 vec![None; batch.pfns.count()]
             }
         };
-        let (batch, survey) = self.survey(engine, batch, located).await?;
+        let digest = self.digest(&batch).await;
+        let (batch, survey) = self.survey(engine, batch, located, digest).await?;
         let (batch, read) = survey.read(self, engine, batch).await?;
         match read {
             Ok(bases) => Ok((batch, bases)),
@@ -151,18 +153,30 @@ impl Foundation {
         follow(&self.lineage, &wanted).await
     }
 
+    /// The digest of the parent's pages of the same pfns as `batch`, if they are one segment there.
+    /// Pages that are found in the template leave out to read the parent's.
+    async fn digest(&self, batch: &Batch) -> Option<Digest> {
+        let parent = self.parent.filter(|_| self.template.is_none())?;
+        let image = self.lineage.member(parent).ok()?;
+        let segment = image.index().likeliest(batch.pfns.get(0)?)?;
+        let table = image.index().table(image, segment).await.ok()?;
+        table.digest.filter(|_| table.pfns == batch.pfns)
+    }
+
     /// Tells from checks and hashes what each page is worth reading for.
     async fn survey(
         &self,
         engine: &Engine,
         batch: Batch,
         located: Vec<Option<Located>>,
+        digest: Option<Digest>,
     ) -> Result<(Batch, Survey), EngineError> {
         let (template, unchanged) = (self.template.clone(), Arc::clone(&self.unchanged));
         let surveyed = compute::run(&*engine.compute, move || {
             let vouched = |located: &Located| is_vouched(located, &batch.pfns, &unchanged);
             let survey =
                 batch.pages.bytes().map(|pages| Survey::of(pages, located, template.as_ref(), &vouched));
+            let survey = survey.map(|survey| survey.with_digest(digest));
             ((batch, survey), Work::Other)
         });
         let (batch, survey) = surveyed.await?;
@@ -207,8 +221,18 @@ struct Survey {
     changed: Vec<Located>,
     /// Pages like one of the template.
     alike: Vec<(usize, Reference)>,
+    /// Pages that are one word all over now, and were not.
+    emptied: Vec<Located>,
+    /// Of those to be compared, how many are not one word all over.
+    probable: usize,
+    /// Pages of which the parent's contents cannot be known.
+    unknown: usize,
     /// Pages that are not one word all over.
     telling: usize,
+    /// The checks of pages that were compared with the parent's, by index.
+    checks: Vec<Option<u32>>,
+    /// Of the parent's pages.
+    digest: Option<Digest>,
 }
 
 impl Survey {
@@ -219,22 +243,26 @@ impl Survey {
         vouched: &dyn Fn(&Located) -> bool,
     ) -> Self {
         let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
-        let mut survey = Self::default();
+        let mut survey = Self { checks: vec![None; arrays.len()], ..Self::default() };
         for ((index, page), located) in arrays.iter().enumerate().zip(located) {
             let is_uniform = uniform(page).is_some();
             survey.telling += usize::from(!is_uniform);
+            survey.unknown += usize::from(!located.as_ref().is_some_and(may_be_known));
             match located {
                 Some(located) if is_uniform => {
                     // To a page with bytes of its own it is nothing; others need no reading.
                     if matches!(located.entry, Entry::Zero | Entry::Fill(_)) {
                         survey.compare.push(located);
+                    } else {
+                        survey.emptied.push(located);
                     }
                 }
-                Some(mut located) if located.entry.check() == Some(content_check(page)) => {
+                Some(mut located) if located.entry.check() == survey.check(index, page) => {
                     if vouched(&located) {
                         survey.certain.push((index, located.reference));
                     } else {
                         located.likeness = Likeness::Probable;
+                        survey.probable += 1;
                         survey.compare.push(located);
                     }
                 }
@@ -245,10 +273,23 @@ impl Survey {
         survey
     }
 
+    fn check(&mut self, index: usize, page: &Page) -> Option<u32> {
+        self.checks[index] = Some(content_check(page));
+        self.checks[index]
+    }
+
+    /// Keeps the digest if it is of use: the pages that must be decoded for it are fewer than those that
+    /// need not be.
+    fn with_digest(mut self, digest: Option<Digest>) -> Self {
+        let decoded = self.changed.len() + self.emptied.len();
+        self.digest = digest.filter(|_| self.unknown == 0 && decoded < self.probable);
+        self
+    }
+
     fn add_changed(
         &mut self,
         index: usize,
-        page: &crate::Page,
+        page: &Page,
         located: Option<Located>,
         template: Option<&(u8, Arc<KnownPages>)>,
     ) {
@@ -285,14 +326,21 @@ impl Survey {
         let (first, rest): (Vec<_>, Vec<_>) =
             changed.into_iter().enumerate().partition(|(i, _)| few || i % SAMPLE == 0);
         let sample: Vec<usize> = first.iter().map(|(_, located)| located.index).collect();
-        let first = first.into_iter().map(|(_, located)| located).chain(self.compare).chain(alike).collect();
+        let emptied = if self.digest.is_some() { self.emptied } else { Vec::new() };
+        let first = first.into_iter().map(|(_, located)| located);
+        let first = first.chain(self.compare).chain(alike).chain(emptied).collect();
         let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
         let (first, rest) = match (Plan::of(lineage, first), Plan::of(lineage, rest)) {
             (Ok(first), Ok(rest)) => (first, rest),
             (Err(error), _) | (_, Err(error)) => return Ok((batch, Err(error))),
         };
         let Room { slot, reservation } = first.room(&engine.encoded, rest.bytes()).await?;
-        let mut bases = Bases { reservation: Some(reservation), ..Bases::default() };
+        let mut bases = Bases {
+            reservation: Some(reservation),
+            digest: self.digest,
+            checks: self.checks,
+            ..Bases::default()
+        };
         let mut cost = Cost::default();
         if let Err(error) = first.read(lineage, slot, &mut bases, &mut cost).await {
             return Ok((batch, Err(error)));
@@ -302,6 +350,9 @@ impl Survey {
             let (back, pays);
             (back, bases, pays) = differences_pay(engine, batch, bases, sample).await?;
             batch = back;
+            if !pays {
+                bases.digest = None;
+            }
             if pays && let Err(error) = rest.read(lineage, None, &mut bases, &mut cost).await {
                 return Ok((batch, Err(error)));
             }
@@ -320,6 +371,11 @@ impl Survey {
 /// Whether a difference to this page may be made: a page of a unit is too dear to read for one.
 fn may_be_base(located: &Located) -> bool {
     located.entry.extent().is_some() && !matches!(located.entry, Entry::Unit { .. })
+}
+
+/// Whether what the page holds can be found out without decoding a unit.
+fn may_be_known(located: &Located) -> bool {
+    may_be_base(located) || matches!(located.entry, Entry::Zero | Entry::Fill(_))
 }
 
 /// Whether the caller knows this page to be the parent's. Differences are read all the same:
@@ -348,7 +404,9 @@ async fn differences_pay(
     let looked = compute::run(&*engine.compute, move || {
         let pays = match &batch.pages {
             Payload::Bytes(pages) => {
-                let alike = sample.iter().filter(|&&index| is_like_its_base(pages, &bases, index)).count();
+                let mut decoder = PageDecoder::new();
+                let is_alike = |index: &&usize| is_like_its_base(&mut decoder, pages, &bases, **index);
+                let alike = sample.iter().filter(is_alike).count();
                 4 * alike >= 3 * sample.len()
             }
             Payload::Modelled { .. } => false,
@@ -358,11 +416,11 @@ async fn differences_pay(
     Ok(looked.await?)
 }
 
-fn is_like_its_base(pages: &[u8], bases: &Bases, index: usize) -> bool {
+fn is_like_its_base(decoder: &mut PageDecoder, pages: &[u8], bases: &Bases, index: usize) -> bool {
     let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
     let (Some(page), Some(base)) = (arrays.get(index), bases.get(index)) else { return false };
     let mut contents = [0; PAGE_SIZE];
-    if bases.decode(&mut PageDecoder::new(), base, &mut contents).is_err() {
+    if bases.decode(decoder, base, &mut contents).is_err() {
         return false;
     }
     let (same, telling) = words_alike(page, &contents);

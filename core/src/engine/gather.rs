@@ -89,12 +89,14 @@ impl Plan {
         bases: &mut Bases,
         cost: &mut Cost,
     ) -> Result<(), EngineError> {
+        name_images(lineage, &self.located, bases)?;
         let room = self.bytes - total(&self.stretches);
         if let Some(largest) = self.stretches.iter_mut().max_by_key(|stretch| stretch.len) {
             largest.memory = slot;
         }
         let pages = read_blobs(lineage, &self.located, self.stretches, &mut bases.buffers, cost).await?;
         let under = locate_under(lineage, &self.located, &pages, bases).await?;
+        name_images(lineage, &under, bases)?;
         let stretches = stretches(lineage, &under, room)?;
         let under_pages = read_blobs(lineage, &under, stretches, &mut bases.buffers, cost).await?;
         for (located, page) in self.located.iter().zip(pages) {
@@ -113,6 +115,21 @@ impl Plan {
     }
 }
 
+/// Notes what errors are to call the images that hold these pages.
+fn name_images(lineage: &Lineage, located: &[Located], bases: &mut Bases) -> Result<(), EngineError> {
+    let mut seen = [false; ANCESTORS_MAX];
+    for located in located {
+        let number = located.reference.ancestor;
+        let Some(seen) = seen.get_mut(usize::from(number)).filter(|seen| !**seen) else { continue };
+        *seen = true;
+        let uuid = lineage.member(number)?.superblock().uuid;
+        if bases.names.iter().all(|(known, _)| *known != uuid) {
+            bases.names.push((uuid, lineage.name(number)));
+        }
+    }
+    Ok(())
+}
+
 fn is_difference(located: &Located) -> bool {
     matches!(located.entry, Entry::Difference { .. })
 }
@@ -129,7 +146,8 @@ async fn locate_under(
         let blob = bases.blob(page);
         let reference = difference_reference(&page.uuid, page.pfn, blob).map_err(|problem| {
             let at = located.extent.map_or(0, |(at, _)| at);
-            FormatError::damaged(at, format!("page {} of an ancestor", page.pfn), problem)
+            let name = lineage.name(located.reference.ancestor);
+            FormatError::damaged(at, format!("page {} of its {name}", page.pfn), problem)
         })?;
         let reference = translate(lineage, located.reference.ancestor, reference)?;
         wanted.extend(reference.map(|reference| Wanted { index: located.index, pfn: page.pfn, reference }));

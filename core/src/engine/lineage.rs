@@ -100,6 +100,12 @@ impl Lineage {
         member.image()
     }
 
+    /// What errors call ancestor `number`.
+    pub(super) fn name(&self, number: u8) -> String {
+        let member = self.members.get(usize::from(number));
+        member.map_or_else(|| format!("ancestor {number}"), |member| member.ancestor.to_string())
+    }
+
     /// Under which number the image `uuid` is an ancestor.
     #[expect(clippy::cast_possible_truncation, reason = "at most 16 ancestors")]
     pub(super) fn number_of(&self, uuid: &ImageUuid) -> Option<u8> {

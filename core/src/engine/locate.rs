@@ -82,9 +82,18 @@ pub(super) async fn follow(
     Ok(located)
 }
 
+/// Says of damage in which image it is.
+fn of_ancestor(lineage: &Lineage, number: u8, error: EngineError) -> EngineError {
+    match error {
+        EngineError::Format(FormatError::Damaged { offset, part, problem }) => {
+            FormatError::damaged(offset, format!("{part} of its {}", lineage.name(number)), problem).into()
+        }
+        other => other,
+    }
+}
+
 fn no_such_page(lineage: &Lineage, wanted: Wanted) -> EngineError {
-    let ancestor = lineage.members.get(usize::from(wanted.reference.ancestor));
-    let name = ancestor.map(|member| member.ancestor.to_string()).unwrap_or_default();
+    let name = lineage.name(wanted.reference.ancestor);
     let part = format!("page {}", wanted.pfn);
     FormatError::damaged(0, part, format!("it rests on a page that {name} does not have")).into()
 }
@@ -113,13 +122,19 @@ impl<'a> Finder<'a> {
         }
         let loads = segments.into_iter().map(|(ancestor, segment)| async move {
             let image = self.lineage.member(ancestor)?;
-            image.index().table(image, segment).await.map(|_| ())
+            let table = image.index().table(image, segment).await;
+            table.map(|_| ()).map_err(|error| of_ancestor(self.lineage, ancestor, error))
         });
         stream::iter(loads).buffer_unordered(TABLES_AT_ONCE).try_collect().await
     }
 
     /// Where the page that `wanted` names stands; `None` if the ancestor has no such page.
     pub(super) async fn find(&mut self, wanted: Wanted) -> Result<Option<Located>, EngineError> {
+        let found = self.find_in_ancestor(wanted).await;
+        found.map_err(|error| of_ancestor(self.lineage, wanted.reference.ancestor, error))
+    }
+
+    async fn find_in_ancestor(&mut self, wanted: Wanted) -> Result<Option<Located>, EngineError> {
         let Reference { ancestor, place } = wanted.reference;
         let image = self.lineage.member(ancestor)?;
         let found = match place {

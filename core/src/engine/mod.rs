@@ -33,7 +33,7 @@ use std::sync::Arc;
 pub use consumed::{Consumed, ConsumedBy, consume, consumed, is_mark, orphaned_marks, unconsume};
 pub use copy::copy;
 pub use error::EngineError;
-pub use extract::{ExtractReport, extract};
+pub use extract::{ExtractReport, LostPage, extract};
 pub use foundation::{Foundation, Relative};
 pub use guest::{Restoring, restore_guest, restore_guest_once, save_guest, save_guest_upon};
 pub use image::{Image, OpenReads};

@@ -22,10 +22,25 @@ pub const HEADER_LEN: usize = 64;
 /// The default entry's bitmap pays for itself from this many pages on.
 const BITMAP_PAYS: usize = 17;
 const BITMAP_LEN: usize = SEGMENT_PAGES / 8;
-/// The longest header and table: explicit pfns, entry bitmap, every page with an entry.
-pub const MAX_TABLE_END: usize = HEADER_LEN + BITMAP_LEN + 16 * SEGMENT_PAGES;
+/// The longest header and table: explicit pfns, entry bitmap, every page with an entry, a digest.
+pub const MAX_TABLE_END: usize = HEADER_LEN + BITMAP_LEN + 16 * SEGMENT_PAGES + DIGEST_LEN;
 /// The longest segment in bytes: its table and every page stored on its boundary.
 pub const MAX_SEGMENT_LEN: usize = blocks(MAX_TABLE_END) * BLOCK + SEGMENT_PAGES * PAGE_SIZE;
+
+/// The secret that a digest is made under: random.
+pub type DigestKey = [u8; 16];
+const DIGEST_LEN: usize = size_of::<Digest>();
+
+/// A digest of the contents of a segment's pages, for saves that rest on the image
+/// (`docs/format.md`); nothing in reading depends on it.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Digest {
+    /// What it was made under.
+    pub key: DigestKey,
+    /// The exclusive or of the pages' tags.
+    pub sum: [u8; 16],
+}
 
 const fn blocks(len: usize) -> usize {
     len.div_ceil(BLOCK)
@@ -47,6 +62,7 @@ const FLAG_ENTRY_BITMAP: u8 = 1;
 const FLAG_STRICT: u8 = 2;
 /// Of frame chunks: no further one follows on the tape.
 pub(crate) const FLAG_LAST: u8 = 4;
+const FLAG_DIGEST: u8 = 8;
 
 /// The header as it stands in the file (`docs/format.md`).
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug, Clone, Copy)]
@@ -90,7 +106,7 @@ pub struct Header {
     pub check: u64,
     default_tag: u8,
     pfn_map: u8,
-    entry_bitmap: bool,
+    flags: u8,
 }
 
 impl Header {
@@ -123,7 +139,7 @@ impl Header {
             1 => Kind::Frame,
             other => return Err(FormatError::Unsupported(format!("segments of kind {other}"))),
         };
-        if raw.flags & !(FLAG_ENTRY_BITMAP | FLAG_STRICT | FLAG_LAST) != 0 {
+        if raw.flags & !(FLAG_ENTRY_BITMAP | FLAG_STRICT | FLAG_LAST | FLAG_DIGEST) != 0 {
             return Err(FormatError::Unsupported(format!("segment flags {:#x}", raw.flags)));
         }
         let default_is_known = raw.default_tag == 0 || raw.default_tag & 0xf == tag::SAME;
@@ -153,7 +169,7 @@ impl Header {
             check: raw.check.get(),
             default_tag: raw.default_tag,
             pfn_map: raw.pfn_map,
-            entry_bitmap: raw.flags & FLAG_ENTRY_BITMAP != 0,
+            flags: raw.flags,
         })
     }
 
@@ -211,6 +227,7 @@ pub(crate) struct TableDraft<'a> {
     pub(crate) default: Entry,
     /// How many entries are that.
     pub(crate) defaults: usize,
+    pub(crate) digest: Option<Digest>,
 }
 
 impl TableDraft<'_> {
@@ -235,7 +252,14 @@ impl TableDraft<'_> {
     pub(crate) fn table_end(&self) -> usize {
         let entries = self.pfns.count() - if self.uses_bitmap() { self.defaults } else { 0 };
         let bitmap = if self.uses_bitmap() { BITMAP_LEN } else { 0 };
-        HEADER_LEN + self.pfn_map().1 + bitmap + 8 * entries
+        let digest = if self.digest.is_some() { DIGEST_LEN } else { 0 };
+        HEADER_LEN + self.pfn_map().1 + bitmap + 8 * entries + digest
+    }
+
+    fn flags(&self) -> u8 {
+        u8::from(self.uses_bitmap()) * FLAG_ENTRY_BITMAP
+            + u8::from(self.strict) * FLAG_STRICT
+            + u8::from(self.digest.is_some()) * FLAG_DIGEST
     }
 
     /// Writes header and table to the front of `out`; offset and hash are set by [`seal`].
@@ -255,7 +279,7 @@ impl TableDraft<'_> {
             kind: 0,
             default_tag: default_number(self.default),
             pfn_map,
-            flags: u8::from(self.uses_bitmap()) * FLAG_ENTRY_BITMAP + u8::from(self.strict) * FLAG_STRICT,
+            flags: self.flags(),
             check: U64::ZERO,
         };
         let (head, rest) = out[..table_end].split_at_mut(HEADER_LEN);
@@ -275,7 +299,11 @@ impl TableDraft<'_> {
             }
             _ => {}
         }
-        let (bitmap, words) = rest.split_at_mut(if self.uses_bitmap() { BITMAP_LEN } else { 0 });
+        let (bitmap, rest) = rest.split_at_mut(if self.uses_bitmap() { BITMAP_LEN } else { 0 });
+        let (words, digest) = rest.split_at_mut(rest.len() - self.digest.map_or(0, |_| DIGEST_LEN));
+        if let Some(own) = &self.digest {
+            digest.copy_from_slice(own.as_bytes());
+        }
         bitmap.fill(0);
         let mut words = words.chunks_exact_mut(8);
         for (page, &entry) in entries.iter().enumerate() {
@@ -327,6 +355,8 @@ pub struct PageTable {
     pub offset: u64,
     /// The pages, in tape order.
     pub pfns: Pfns,
+    /// The digest of its pages, if it has one.
+    pub digest: Option<Digest>,
     entries: Arc<[u64]>,
 }
 
@@ -344,7 +374,7 @@ impl PageTable {
         }
         let cut = || FormatError::damaged(offset, part(), "its table does not match its page count");
         let pages = header.pages as usize;
-        let words = &bytes[HEADER_LEN..header.table_end];
+        let (words, digest) = split_digest(&bytes[HEADER_LEN..header.table_end], &header).ok_or_else(cut)?;
         let (pfns, words) = parse_pfns(words, &header).ok_or_else(cut)?;
         let entries = parse_entries(words, &header).ok_or_else(cut)?;
         if pfns.count() != pages || entries.len() != pages {
@@ -362,7 +392,7 @@ impl PageTable {
                 return Err(FormatError::damaged(offset, part(), "a page reaches beyond the segment"));
             }
         }
-        Ok(Self { header, offset, pfns, entries })
+        Ok(Self { header, offset, pfns, digest, entries })
     }
 
     /// How many pages.
@@ -406,6 +436,15 @@ impl PageTable {
     }
 }
 
+/// The table without the digest at its end, and that.
+fn split_digest<'a>(table: &'a [u8], header: &Header) -> Option<(&'a [u8], Option<Digest>)> {
+    if header.flags & FLAG_DIGEST == 0 {
+        return Some((table, None));
+    }
+    let (words, digest) = table.split_last_chunk::<DIGEST_LEN>()?;
+    Some((words, Some(zerocopy::transmute!(*digest))))
+}
+
 fn parse_pfns<'a>(words: &'a [u8], header: &Header) -> Option<(Pfns, &'a [u8])> {
     let count = header.pages as usize;
     let first = header.first_pfn;
@@ -429,7 +468,7 @@ fn parse_pfns<'a>(words: &'a [u8], header: &Header) -> Option<(Pfns, &'a [u8])> 
 }
 
 fn parse_entries(words: &[u8], header: &Header) -> Option<Arc<[u64]>> {
-    if !header.entry_bitmap {
+    if header.flags & FLAG_ENTRY_BITMAP == 0 {
         return Some(words.chunks_exact(8).map(u64_of).collect());
     }
     let (bitmap, words) = words.split_at_checked(BITMAP_LEN)?;
@@ -457,7 +496,8 @@ mod test {
 
     fn written_with_default(default: Entry, pfns: &Pfns, entries: &[Entry], offset: u64) -> Vec<u8> {
         let defaults = entries.iter().filter(|&&e| e == default).count();
-        let draft = TableDraft { uuid: &UUID, number: 3, pfns, strict: false, default, defaults };
+        let digest = Some(Digest { key: [1; 16], sum: [2; 16] }).filter(|_| defaults > 0);
+        let draft = TableDraft { uuid: &UUID, number: 3, pfns, strict: false, default, defaults, digest };
         let mut bytes = vec![0; 2 * BLOCK];
         draft.write(entries, 2 * BLOCK, &mut bytes);
         seal(&mut bytes, offset);
@@ -477,6 +517,7 @@ mod test {
             let table = PageTable::parse(&bytes, &UUID, 8192).expect("valid");
             assert_eq!(table.pfns, pfns);
             assert_eq!(table.entries().collect::<Vec<_>>(), entries);
+            assert_eq!(table.digest, Some(Digest { key: [1; 16], sum: [2; 16] }));
         }
     }
 

@@ -8,6 +8,7 @@ use crate::ecbc::PageDecoder;
 use crate::format::ImageUuid;
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::Reference;
+use crate::format::segment::Digest;
 
 /// Where a stored page's bytes are in [`Bases`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,13 @@ pub struct Bases {
     pub buffers: Vec<Buffer>,
     /// Their share of the memory budget.
     pub reservation: Option<Reservation>,
+    /// By page index, the checks of contents that are known already; shorter than the batch where none is.
+    pub checks: Vec<Option<u32>>,
+    /// What errors call the images that stored pages stand in.
+    pub names: Vec<(ImageUuid, String)>,
+    /// Of the parent's segment of the same pfns, if all its pages that may have changed are here, but
+    /// for those that are one word all over.
+    pub digest: Option<Digest>,
 }
 
 impl Bases {
@@ -86,6 +94,11 @@ impl Bases {
         self
     }
 
+    /// The check of `page`, which has this index in the batch.
+    pub(crate) fn check_of(&self, index: usize, page: &Page) -> u32 {
+        self.checks.get(index).copied().flatten().unwrap_or_else(|| content_check(page))
+    }
+
     pub(crate) fn blob(&self, page: &StoredPage) -> &[u8] {
         let blob = page.blob.and_then(|blob| self.buffers.get(blob.buffer)?.get(blob.at..)?.get(..blob.len));
         blob.unwrap_or_default()
@@ -102,6 +115,14 @@ impl Bases {
         out: &mut Page,
     ) -> Result<(), String> {
         decode_page(decoder, &page.uuid, page.pfn, page.entry, self.blob(page), None, out)
+            .map_err(|problem| self.in_ancestor(page, &problem))
+    }
+
+    /// A problem with a stored page, told with the image that it stands in.
+    fn in_ancestor(&self, page: &StoredPage, problem: &str) -> String {
+        let name = self.names.iter().find(|(uuid, _)| *uuid == page.uuid);
+        let name = name.map_or("an ancestor", |(_, name)| name);
+        format!("page {} of its {name}: {problem}", page.pfn)
     }
 
     /// Decodes the ancestor's page of `base`.
@@ -115,13 +136,11 @@ impl Bases {
         out: &mut Page,
     ) -> Result<(), String> {
         let page = base.page.as_ref().ok_or("the ancestor's page was not read")?;
-        let (uuid, pfn, entry, blob) = (&page.uuid, page.pfn, page.entry, self.blob(page));
-        let Some((_, under)) = &base.under else {
-            return decode_page(decoder, uuid, pfn, entry, blob, None, out);
-        };
+        let Some((_, under)) = &base.under else { return self.decode_alone(decoder, page, out) };
         let mut contents = [0; crate::PAGE_SIZE];
         self.decode_alone(decoder, under, &mut contents)?;
-        decode_page(decoder, uuid, pfn, entry, blob, Some(&contents), out)
+        decode_page(decoder, &page.uuid, page.pfn, page.entry, self.blob(page), Some(&contents), out)
+            .map_err(|problem| self.in_ancestor(page, &problem))
     }
 
     /// Decodes page `index` of a segment from its own `blob` and what it rests on. On error
@@ -196,9 +215,22 @@ impl Bases {
             return Err("the check of its contents differs".into());
         }
         for page in [Some(page), under].into_iter().flatten() {
-            check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))?;
+            check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))
+                .map_err(|problem| self.in_ancestor(&page, &problem))?;
         }
         Ok(())
+    }
+
+    /// Whether the stored bytes of the ancestor's page of `base` are what was stored.
+    pub(crate) fn is_whole(&self, base: &Base) -> bool {
+        let Some(page) = base.page else { return false };
+        let under = base.under.map(|(_, under)| under);
+        let needs_under = matches!(page.entry, Entry::Difference { .. });
+        needs_under == under.is_some()
+            && [Some(page), under]
+                .into_iter()
+                .flatten()
+                .all(|page| check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page)).is_ok())
     }
 
     /// Whether the ancestor's page of `base` has the very bytes of `page`. Its own content

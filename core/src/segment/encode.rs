@@ -1,14 +1,14 @@
 //! Pages to a segment.
 
 use super::unit::{self, Waiting};
-use super::upon::{self, Upon};
+use super::upon::{self, Seen, Upon};
 use super::{Bases, EncodedSegment, RestsOn, SegmentError};
 use crate::buffer::{Buffer, Payload};
-use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
+use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally, uniform};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, UNIT_GRAIN, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
-use crate::format::segment::{HEADER_LEN, TableDraft};
+use crate::format::segment::{DigestKey, HEADER_LEN, TableDraft};
 use crate::format::{ImageUuid, blocks_of};
 use crate::tape::Pfns;
 use crate::{PAGE_SIZE, Page};
@@ -47,10 +47,10 @@ enum What {
 }
 
 impl Scratch {
-    pub(super) fn new(method: Method, unit_pages: usize) -> Self {
+    pub(super) fn new(method: Method, unit_pages: usize, key: Option<DigestKey>) -> Self {
         Self {
             encoder: PageEncoder::new(method),
-            upon: Upon::new(method),
+            upon: Upon::new(method, key),
             waiting: Waiting::new(method, unit_pages),
             blobs: Vec::new(),
             placed: Vec::new(),
@@ -68,37 +68,52 @@ impl Scratch {
         self.entries.clear();
         // Entries of placed pages follow when their place is known.
         self.entries.resize(pages, Entry::Absent);
-        self.upon.clear();
         if let Some(waiting) = &mut self.waiting {
             waiting.clear();
         }
     }
 
+    /// Encodes the pages of `job`, anew if some were encoded.
+    fn encode_all(&mut self, job: &SegmentJob<'_>, pages: &[Page], bases: &Bases) {
+        self.clear(pages.len());
+        for ((index, pfn), page) in job.pfns.iter().enumerate().zip(pages) {
+            self.encode(blob_seed(job.uuid, pfn), index, page, bases);
+        }
+        self.encode_waiting();
+    }
+
     /// Encodes one page behind the others, as what it rests on if that is shorter.
     fn encode(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
         let start = self.blobs.len();
-        let found =
-            bases.get(index).map(|base| (base, self.upon.look(page, index, bases, base, &mut self.blobs)));
+        let base = bases.get(index);
+        let word = if base.is_some() || self.encoder.finds_uniform() { uniform(page) } else { None };
+        let seen = Seen { index, page, word };
+        self.upon.digest(&seen);
+        let found = base.map(|base| (base, self.upon.look(&seen, bases, base, &mut self.blobs)));
         match found {
             Some((_, upon::Found::Entry(entry))) => self.entries[index] = entry,
             Some((base, upon::Found::Difference { len, reference })) => {
                 if len > upon::SURELY_SHORT && self.alone_is_shorter(start, page) {
-                    return self.encode_alone(seed, index, page);
+                    return self.encode_alone(seed, index, page, bases);
                 }
                 self.upon.count(reference, base);
-                self.push_blob(seed, index, page, start, tag::DIFFERENCE);
+                self.push_blob(seed, index, bases.check_of(index, page), start, tag::DIFFERENCE);
             }
-            Some((_, upon::Found::Nothing)) => self.encode_alone(seed, index, page),
-            None => self.encode_among_others(seed, index, page),
+            None | Some((_, upon::Found::Nothing)) if word.is_some() && self.encoder.finds_uniform() => {
+                let code = word.filter(|word| *word != 0).map_or(PageCode::Zero, PageCode::Fill);
+                self.push_code(seed, index, 0, start, code);
+            }
+            Some((_, upon::Found::Nothing)) => self.encode_alone(seed, index, page, bases),
+            None => self.encode_among_others(seed, index, page, bases),
         }
     }
 
     /// Encodes one page that rests on nothing: in a unit, if units are made and the page is neither
     /// uniform nor noise.
-    fn encode_among_others(&mut self, seed: u64, index: usize, page: &Page) {
-        let Some(waiting) = &mut self.waiting else { return self.encode_alone(seed, index, page) };
+    fn encode_among_others(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
+        let Some(waiting) = &mut self.waiting else { return self.encode_alone(seed, index, page, bases) };
         if let Some(code) = self.encoder.look(page) {
-            return self.push_code(seed, index, page, self.blobs.len(), code);
+            return self.push_code(seed, index, bases.check_of(index, page), self.blobs.len(), code);
         }
         waiting.add(index, seed, page);
         if waiting.is_full() {
@@ -115,7 +130,7 @@ impl Scratch {
             self.push_placed(What::Unit { pages: self.members.len() - before }, len, len);
         } else {
             for (index, seed, page) in waiting.pages() {
-                self.encode_alone(seed, index, page);
+                self.encode_alone(seed, index, page, &Bases::default());
             }
         }
         waiting.clear();
@@ -137,34 +152,36 @@ impl Scratch {
         shorter
     }
 
-    fn encode_alone(&mut self, seed: u64, index: usize, page: &Page) {
+    fn encode_alone(&mut self, seed: u64, index: usize, page: &Page, bases: &Bases) {
         let start = self.blobs.len();
         self.blobs.resize(start + BLOB_ROOM, 0);
         let code = self.encoder.encode(page, &mut self.blobs[start..]);
         let kept = if let PageCode::Blob { len, .. } = code { len } else { 0 };
         self.blobs.truncate(start + kept);
-        self.push_code(seed, index, page, start, code);
+        let check =
+            if matches!(code, PageCode::Zero | PageCode::Fill(_)) { 0 } else { bases.check_of(index, page) };
+        self.push_code(seed, index, check, start, code);
     }
 
-    /// Notes what a page became; its blob, if it has one, stands at `start`.
-    fn push_code(&mut self, seed: u64, index: usize, page: &Page, start: usize, code: PageCode) {
+    /// Notes what a page became; its blob, if it has one, stands at `start`. `check` is of its contents.
+    fn push_code(&mut self, seed: u64, index: usize, check: u32, start: usize, code: PageCode) {
         match code {
             PageCode::Zero => self.entries[index] = Entry::Zero,
             PageCode::Fill(word) => self.entries[index] = Entry::Fill(word),
             PageCode::Stored => {
-                let what = What::Page { index, check: content_check(page), coder: None };
+                let what = What::Page { index, check, coder: None };
                 self.push_placed(what, PAGE_SIZE, 0);
             }
-            PageCode::Blob { tag, .. } => self.push_blob(seed, index, page, start, tag.number()),
+            PageCode::Blob { tag, .. } => self.push_blob(seed, index, check, start, tag.number()),
         }
     }
 
     /// Completes the blob that stands at `start`.
-    fn push_blob(&mut self, seed: u64, index: usize, page: &Page, start: usize, coder: u8) {
-        let check = blob_check(&self.blobs[start..], seed);
-        self.blobs.extend_from_slice(&check.to_le_bytes());
+    fn push_blob(&mut self, seed: u64, index: usize, check: u32, start: usize, coder: u8) {
+        let blob_check = blob_check(&self.blobs[start..], seed);
+        self.blobs.extend_from_slice(&blob_check.to_le_bytes());
         let len = self.blobs.len() - start;
-        self.push_placed(What::Page { index, check: content_check(page), coder: Some(coder) }, len, len);
+        self.push_placed(What::Page { index, check, coder: Some(coder) }, len, len);
     }
 
     /// Notes what takes `len` bytes, `blob_len` of them in a blob.
@@ -208,16 +225,19 @@ pub(super) fn segment(
     if pages.len() != count * PAGE_SIZE || count > crate::SEGMENT_PAGES {
         return Err(SegmentError::WrongBatch { pages: count, bytes: pages.len() });
     }
-    scratch.clear(count);
     let (page_arrays, _) = pages.as_chunks::<PAGE_SIZE>();
-    for ((index, pfn), page) in job.pfns.iter().enumerate().zip(page_arrays) {
-        scratch.encode(blob_seed(job.uuid, pfn), index, page, bases);
+    scratch.upon.begin(bases.digest);
+    scratch.encode_all(job, page_arrays, bases);
+    if !scratch.upon.was_right_to_trust() {
+        scratch.upon.begin(None);
+        scratch.encode_all(job, page_arrays, bases);
     }
-    scratch.encode_waiting();
     let default = scratch.upon.choose_default(&mut scratch.entries);
     let defaults = scratch.entries.iter().filter(|&&entry| entry == default).count();
     let strict = job.placement == Placement::Strict;
-    let draft = TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults };
+    let digest = scratch.upon.segment_digest();
+    let draft =
+        TableDraft { uuid: job.uuid, number: job.number, pfns: job.pfns, strict, default, defaults, digest };
     let placement = if scratch.members.is_empty() { job.placement } else { Placement::Ordered };
     let beyond = if scratch.members.is_empty() { 0 } else { UNIT_GRAIN - 1 };
     let Layout { entry, lens, table_end, plan } =
@@ -252,7 +272,8 @@ pub struct Layout {
 pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
     let strict = placement == Placement::Strict;
     let uuid = &[0; 16];
-    let draft = TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros };
+    let draft =
+        TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest: None };
     layout_of(&draft, placement, lens, 0)
 }
 

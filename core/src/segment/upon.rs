@@ -1,15 +1,17 @@
 //! A page against what it may rest on: the same, or a difference.
 //!
-//! *Same* is decided by the bytes, except where the caller is certain (a cryptographic hash).
-//! The entries' checks only tell which pages need not be compared: a guest can make pages that
-//! collide in them.
+//! *Same* is decided by the bytes, except where the caller is certain (a cryptographic hash), or
+//! where the parent's digest of the whole segment says so in the end. The entries' checks only tell
+//! which pages need not be compared: a guest can make pages that collide in them.
 
+use super::digest::{self, Digester, PageTag};
 use super::encode::DIFFERENCE_MAX;
 use super::{Base, Bases, Likeness, RestsOn, StoredPage};
 use crate::ecbc::difference::DifferenceEncoder;
-use crate::ecbc::{Method, PageDecoder, uniform};
+use crate::ecbc::{Method, PageDecoder};
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::{Place, Reference};
+use crate::format::segment::{Digest, DigestKey};
 use crate::{PAGE_SIZE, Page};
 
 /// A difference of at most this many bytes is taken without trying the page alone.
@@ -28,6 +30,15 @@ pub(crate) fn words_alike(page: &Page, base: &Page) -> (usize, usize) {
     (same, telling)
 }
 
+/// A page that is looked at.
+pub(super) struct Seen<'a> {
+    /// Its index in the segment.
+    pub(super) index: usize,
+    pub(super) page: &'a Page,
+    /// What it is all over, if it is one word.
+    pub(super) word: Option<u32>,
+}
+
 /// What a page is, seen from what it may rest on.
 pub(super) enum Found {
     /// Contents that the ancestor has.
@@ -42,27 +53,115 @@ pub(super) enum Found {
 pub(super) struct Upon {
     decoder: PageDecoder,
     difference: DifferenceEncoder,
+    digests: Option<Digests>,
     rests_on: RestsOn,
     /// Zero pages that are zero in an ancestor too: index and ancestor.
     both_zero: Vec<(usize, u8)>,
 }
 
+/// The segment's own digest, and what is left of the parent's.
+struct Digests {
+    own_key: DigestKey,
+    digester: Digester,
+    /// Of the page that is looked at.
+    tag: PageTag,
+    sum: PageTag,
+    /// The tags of the parent's pages that were not seen yet. Of pages with equal checks the new one's
+    /// was taken away, as if they were the same: if all are, nothing is left in the end.
+    left: Option<PageTag>,
+}
+
+impl Digests {
+    fn new(own_key: DigestKey) -> Self {
+        Self { own_key, digester: Digester::new(own_key), tag: [0; 16], sum: [0; 16], left: None }
+    }
+
+    /// The parent's pages are all known: `false` if they are not what its digest says.
+    fn is_settled(&self) -> bool {
+        self.left.is_none_or(|left| left == [0; 16])
+    }
+}
+
 impl Upon {
-    pub(super) fn new(method: Method) -> Self {
+    pub(super) fn new(method: Method, key: Option<DigestKey>) -> Self {
         Self {
             decoder: PageDecoder::new(),
             difference: DifferenceEncoder::new(method),
+            digests: key.map(Digests::new),
             rests_on: RestsOn::default(),
             both_zero: Vec::new(),
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Begins a segment; `digest` is of the parent's pages of the same pfns.
+    pub(super) fn begin(&mut self, digest: Option<Digest>) {
         self.rests_on = RestsOn::default();
         self.both_zero.clear();
+        if let Some(digests) = &mut self.digests {
+            digests.digester.change_key(digest.map_or(digests.own_key, |digest| digest.key));
+            digests.sum = [0; 16];
+            digests.left = digest.map(|digest| digest.sum);
+        }
     }
 
-    /// How often pages came to rest on each ancestor since [`clear`](Self::clear).
+    /// Adds a page to the segment's digest; to be called before [`look`](Self::look).
+    pub(super) fn digest(&mut self, seen: &Seen<'_>) {
+        if let Some(digests) = &mut self.digests {
+            digests.tag = if seen.word.is_some() {
+                [0; 16]
+            } else {
+                digests.digester.tag_of_telling(seen.index, seen.page)
+            };
+            digest::add(&mut digests.sum, digests.tag);
+        }
+    }
+
+    /// The digest of the segment's pages.
+    pub(super) fn segment_digest(&self) -> Option<Digest> {
+        self.digests.as_ref().map(|digests| digests.digester.digest(digests.sum))
+    }
+
+    /// Whether all pages that were taken for the parent's without comparing them are.
+    pub(super) fn was_right_to_trust(&self) -> bool {
+        self.digests.as_ref().is_none_or(Digests::is_settled)
+    }
+
+    /// Whether the page is taken for the ancestor's until the digest has the last word. The stored
+    /// bytes must be whole: a page must not rest on damaged ones.
+    fn trusts(&mut self, bases: &Bases, base: &Base) -> bool {
+        let left = self.digests.as_ref().and_then(|digests| digests.left);
+        if left.is_none() || !bases.is_whole(base) {
+            return false;
+        }
+        self.take_away_same();
+        true
+    }
+
+    /// The ancestor's page is the same as the one that is looked at.
+    fn take_away_same(&mut self) {
+        if let Some(digests) = &mut self.digests
+            && let Some(left) = &mut digests.left
+        {
+            digest::add(left, digests.tag);
+        }
+    }
+
+    /// Takes the ancestor's page `index` from what is left of its segment's digest; gives its contents
+    /// if it rests on no other.
+    fn settle(&mut self, index: usize, bases: &Bases, base: &Base, contents: &mut Page) -> bool {
+        let Some(digests) = &mut self.digests else { return false };
+        let Some(left) = &mut digests.left else { return false };
+        if base.page.is_none_or(|page| page.entry.extent().is_none()) {
+            return false;
+        }
+        let decoded = bases.decode(&mut self.decoder, base, contents).is_ok();
+        if decoded {
+            digest::add(left, digests.digester.tag(index, contents));
+        }
+        decoded && base.under.is_none()
+    }
+
+    /// How often pages came to rest on each ancestor since [`begin`](Self::begin).
     pub(super) fn rests_on(&self) -> RestsOn {
         self.rests_on
     }
@@ -77,29 +176,27 @@ impl Upon {
         }
     }
 
-    /// Looks what page `index` is beside `base`; a difference goes to the end of `blobs`.
-    pub(super) fn look(
-        &mut self,
-        page: &Page,
-        index: usize,
-        bases: &Bases,
-        base: &Base,
-        blobs: &mut Vec<u8>,
-    ) -> Found {
+    /// Looks what a page is beside `base`; a difference goes to the end of `blobs`.
+    pub(super) fn look(&mut self, seen: &Seen<'_>, bases: &Bases, base: &Base, blobs: &mut Vec<u8>) -> Found {
+        let &Seen { index, page, word } = seen;
         if base.likeness == Likeness::Certain {
-            return self.same(base, content_check(page));
+            self.take_away_same();
+            return self.same(base, bases.check_of(index, page));
         }
         let Some(stored) = base.page else { return Found::Nothing };
-        if let Some(word) = uniform(page) {
+        let mut contents = [0; PAGE_SIZE];
+        if let Some(word) = word {
+            self.settle(index, bases, base, &mut contents);
             return self.uniform(word, index, base, &stored, page);
         }
         if base.likeness == Likeness::Probable
-            && bases.is_same(&mut self.decoder, base, page)
+            && (self.trusts(bases, base) || bases.is_same(&mut self.decoder, base, page))
             && let Some(check) = stored.entry.check()
         {
             return self.same(base, check);
         }
-        self.difference(page, bases, base, &stored, blobs)
+        let is_decoded = self.settle(index, bases, base, &mut contents);
+        self.difference(page, bases, base, &mut contents, is_decoded, blobs)
     }
 
     fn uniform(&mut self, word: u32, index: usize, base: &Base, stored: &StoredPage, page: &Page) -> Found {
@@ -125,24 +222,26 @@ impl Upon {
     }
 
     /// A difference rests on a page that rests on no other: on the ancestor's, or where that
-    /// is a difference itself, on what it is a difference to.
+    /// is a difference itself, on what it is a difference to. Its contents go to `contents`, unless
+    /// they are there.
     fn difference(
         &mut self,
         page: &Page,
         bases: &Bases,
         base: &Base,
-        stored: &StoredPage,
+        contents: &mut Page,
+        is_decoded: bool,
         blobs: &mut Vec<u8>,
     ) -> Found {
-        let (reference, stored) = base.under.unwrap_or((base.reference, *stored));
-        let mut contents = [0; PAGE_SIZE];
+        let own = base.page.map(|stored| (base.reference, stored));
+        let Some((reference, stored)) = base.under.or(own) else { return Found::Nothing };
         let has_bytes = matches!(stored.entry, Entry::Stored { .. } | Entry::Blob { .. });
-        if !has_bytes || bases.decode_alone(&mut self.decoder, &stored, &mut contents).is_err() {
+        if !has_bytes || !is_decoded && bases.decode_alone(&mut self.decoder, &stored, contents).is_err() {
             return Found::Nothing;
         }
         // Pages found by their features are alike, though perhaps not at the same places.
         if reference.place == Place::SamePfn {
-            let (same, telling) = words_alike(page, &contents);
+            let (same, telling) = words_alike(page, contents);
             if ALIKE * same < telling {
                 return Found::Nothing;
             }
@@ -150,7 +249,7 @@ impl Upon {
         let start = blobs.len();
         reference.write(blobs);
         let limit = DIFFERENCE_MAX - (blobs.len() - start);
-        if self.difference.encode(page, &contents, limit, blobs).is_some() {
+        if self.difference.encode(page, contents, limit, blobs).is_some() {
             Found::Difference { len: blobs.len() - start, reference }
         } else {
             blobs.truncate(start);

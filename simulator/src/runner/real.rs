@@ -165,7 +165,8 @@ impl Stage<'_> {
         let guests = guest_memories(scenario, &self.traces).map(replay);
         let hypervisor =
             ReplayHypervisor::new(guests.enumerate().map(|(number, guest)| (guest_name(number), guest)));
-        let coder = Arc::new(EcbcCoder::new(coder, Placement::Hybrid));
+        let coder = EcbcCoder::new(coder, Placement::Hybrid).with_digests(self.world.uuid());
+        let coder = Arc::new(coder);
         let engine = Engine::new(Arc::clone(&self.compute), coder, engine_memory(scenario));
         let turns = scenario.arrival.turns(scenario.guests.count, scenario.seed);
         let hosts = self.storages.iter().enumerate().cycle();
