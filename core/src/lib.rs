@@ -12,6 +12,7 @@ pub mod ecbc;
 pub mod engine;
 pub mod format;
 pub mod hypervisor;
+pub mod moment;
 pub mod page_set;
 pub mod segment;
 pub mod storage;

@@ -7,6 +7,7 @@ use comio_core::format::BLOCK;
 use comio_core::format::entry::tag;
 use comio_core::format::frame::{FrameItem, items};
 use comio_core::format::segment::HEADER_LEN;
+use comio_core::moment;
 use comio_core::tape::TapeFormat;
 use serde::Serialize;
 
@@ -227,7 +228,7 @@ fn text(report: &Report) -> String {
     };
     let percent = |share: f64| format!("{:.3} %", 100.0 * share);
     line("uuid", report.uuid.clone());
-    line("made by", format!("{}, {} s after 1970", report.generator, report.created_unix_s));
+    line("made by", format!("{}, {}", report.generator, moment::utc(report.created_unix_s)));
     line("tape", report.tape.to_owned());
     line("guest", format!("{} bytes in {} pages", report.guest_bytes, report.pages));
     line("image", format!("{} bytes, ratio {:.3}", report.image_bytes, report.ratio));

@@ -12,6 +12,7 @@ use super::commit::owned;
 use super::{EngineError, Image};
 use crate::buffer::Buffer;
 use crate::format::ImageUuid;
+use crate::moment;
 use crate::storage::{CreateOptions, ObjectInfo, Storage, StorageError, StorageErrorKind};
 
 const PREFIX: &str = ".";
@@ -63,7 +64,7 @@ impl fmt::Display for Consumed {
             ConsumedBy::RanOn => "its guest went on after it was taken",
             ConsumedBy::Unknown => return f.write_str("it has a mark that this version cannot read"),
         })?;
-        write!(f, " (on {}, {} s after 1970)", self.host.escape_debug(), self.unix_seconds)
+        write!(f, " (on {}, {})", self.host.escape_debug(), moment::utc(self.unix_seconds))
     }
 }
 
