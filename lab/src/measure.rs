@@ -1,5 +1,6 @@
 //! Times coders on the same units in turn, in CPU time of one pinned thread: other load on the
-//! machine is not charged, and what slows the core down meanwhile hits every coder.
+//! machine is not charged. Turns are short, a stretch of [`STRETCH`] bytes: what slows the core
+//! down for a while hits every coder alike, and is an outlier to each stretch's median.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -37,19 +38,29 @@ pub(crate) fn pin() {
     let _ = sched_setaffinity(None, &one);
 }
 
+/// Bytes that a coder is given in one turn: a few milliseconds, so long that what the turn before
+/// left in the caches does not count.
+const STRETCH: usize = 1 << 20;
+
 struct Bench {
     name: CoderName,
     coder: Box<dyn UnitCoder>,
+    stretches: Vec<Stretch>,
+    ratio: f64,
+}
+
+/// A coder's codes and times of a stretch of the memory.
+#[derive(Default)]
+struct Stretch {
     codes: Vec<u8>,
     /// Where each unit's code ends in `codes`, and whether it is the unit itself.
     ends: Vec<(usize, bool)>,
-    ratio: f64,
     compress: Vec<Duration>,
     decompress: Vec<Duration>,
 }
 
 /// Measures every coder on `set`, `rounds` times each, in turn. The first peer after copying is
-/// measured a second time at the end of each round: the last row.
+/// measured a second time at the end of all turns: the last row.
 pub(crate) fn measure(set: &Set, unit_pages: usize, rounds: usize) -> Result<Vec<Row>, LabError> {
     let unit_bytes = unit_pages * PAGE_SIZE;
     // What does not fill a unit is left out.
@@ -64,11 +75,17 @@ pub(crate) fn measure(set: &Set, unit_pages: usize, rounds: usize) -> Result<Vec
     }
     let mut room = vec![0; 2 * unit_bytes];
     for _ in 0..rounds {
-        for bench in &mut benches {
-            bench.round(memory, unit_bytes, &mut room);
+        for (index, stretch) in stretches(memory, unit_bytes).enumerate() {
+            for bench in &mut benches {
+                bench.turn(index, stretch, unit_bytes, &mut room);
+            }
         }
     }
     Ok(benches.into_iter().map(|bench| bench.row(&set.name, unit_pages, memory.len())).collect())
+}
+
+fn stretches(memory: &[u8], unit_bytes: usize) -> impl Iterator<Item = &[u8]> {
+    memory.chunks(STRETCH.next_multiple_of(unit_bytes))
 }
 
 impl Bench {
@@ -82,26 +99,32 @@ impl Bench {
     ) -> Result<Self, LabError> {
         let mut room = vec![0; 2 * unit_bytes];
         let mut back = vec![0; unit_bytes];
-        let (mut codes, mut ends, mut counted) = (Vec::new(), Vec::new(), 0);
-        for unit in memory.chunks_exact(unit_bytes) {
-            let coded =
-                coder.compress(unit, &mut room).filter(|len| len - coder.indexed_bytes() < unit_bytes);
-            let code = coded.map_or(unit, |len| &room[..len]);
-            counted += coded.map_or(unit_bytes, |len| len - coder.indexed_bytes());
-            codes.extend_from_slice(code);
-            ends.push((codes.len(), coded.is_none()));
-            if coded.is_some() && !(coder.decompress(code, &mut back) && back == unit) {
-                return Err(LabError::Changed { coder: name.to_string(), set: set.to_owned() });
+        let (mut coded_stretches, mut counted) = (Vec::new(), 0);
+        for memory in stretches(memory, unit_bytes) {
+            let mut stretch = Stretch::default();
+            for unit in memory.chunks_exact(unit_bytes) {
+                let coded =
+                    coder.compress(unit, &mut room).filter(|len| len - coder.indexed_bytes() < unit_bytes);
+                let code = coded.map_or(unit, |len| &room[..len]);
+                counted += coded.map_or(unit_bytes, |len| len - coder.indexed_bytes());
+                stretch.codes.extend_from_slice(code);
+                stretch.ends.push((stretch.codes.len(), coded.is_none()));
+                if coded.is_some() && !(coder.decompress(code, &mut back) && back == unit) {
+                    return Err(LabError::Changed { coder: name.to_string(), set: set.to_owned() });
+                }
             }
+            coded_stretches.push(stretch);
         }
-        let ratio = quotient(memory.len(), counted);
-        Ok(Self { name, coder, codes, ends, ratio, compress: Vec::new(), decompress: Vec::new() })
+        Ok(Self { name, coder, stretches: coded_stretches, ratio: quotient(memory.len(), counted) })
     }
 
-    fn round(&mut self, memory: &[u8], unit_bytes: usize, room: &mut [u8]) {
+    /// Codes and decodes the stretch of this number once.
+    fn turn(&mut self, index: usize, memory: &[u8], unit_bytes: usize, room: &mut [u8]) {
+        let Self { coder, stretches, .. } = self;
+        let stretch = &mut stretches[index];
         let start = cpu_time();
         for unit in memory.chunks_exact(unit_bytes) {
-            if black_box(self.coder.compress(unit, room)).is_none() {
+            if black_box(coder.compress(unit, room)).is_none() {
                 room[..unit_bytes].copy_from_slice(unit);
             }
             black_box(&*room);
@@ -109,28 +132,31 @@ impl Bench {
         let middle = cpu_time();
         let unit = &mut room[..unit_bytes];
         let mut begin = 0;
-        for &(end, stored) in &self.ends {
-            let code = &self.codes[begin..end];
+        for &(end, stored) in &stretch.ends {
+            let code = &stretch.codes[begin..end];
             if stored {
                 unit.copy_from_slice(code);
             } else {
-                black_box(self.coder.decompress(code, unit));
+                black_box(coder.decompress(code, unit));
             }
             black_box(&*unit);
             begin = end;
         }
-        self.compress.push(middle.saturating_sub(start));
-        self.decompress.push(cpu_time().saturating_sub(middle));
+        stretch.compress.push(middle.saturating_sub(start));
+        stretch.decompress.push(cpu_time().saturating_sub(middle));
     }
 
     fn row(mut self, set: &str, unit_pages: usize, input_bytes: usize) -> Row {
+        let mut time = |of: fn(&mut Stretch) -> &mut Vec<Duration>| {
+            self.stretches.iter_mut().map(|stretch| median(of(stretch))).sum()
+        };
         Row {
             set: set.to_owned(),
+            compress_mb_s: mb_per_s(input_bytes, time(|stretch| &mut stretch.compress)),
+            decompress_mb_s: mb_per_s(input_bytes, time(|stretch| &mut stretch.decompress)),
             coder: self.name,
             unit_pages,
             ratio: self.ratio,
-            compress_mb_s: mb_per_s(input_bytes, median(&mut self.compress)),
-            decompress_mb_s: mb_per_s(input_bytes, median(&mut self.decompress)),
         }
     }
 }

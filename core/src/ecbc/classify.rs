@@ -88,8 +88,10 @@ fn is_noise_inline(page: &Page) -> bool {
 
 #[inline(always)]
 fn chi_square<'a>(runs: impl Iterator<Item = &'a [u8; RUN]>) -> u32 {
-    // Several counters for each value, since one would be waited for when a value repeats.
-    let mut counts = [[0u16; 256]; 4];
+    // Several counters for each value, since one would be waited for when a value repeats. None
+    // overflows: each sees a quarter of the sample.
+    const { assert!(SAMPLE / 4 <= u8::MAX as usize) }
+    let mut counts = [[0u8; 256]; 4];
     for run in runs {
         for [a, b, c, d] in run.as_chunks::<4>().0 {
             counts[0][usize::from(*a)] += 1;
@@ -98,9 +100,13 @@ fn chi_square<'a>(runs: impl Iterator<Item = &'a [u8; RUN]>) -> u32 {
             counts[3][usize::from(*d)] += 1;
         }
     }
-    let [one, two, three, four] = counts;
-    let count = |value: usize| u32::from(one[value] + two[value] + three[value] + four[value]);
-    let squares = (0..256).map(|value| count(value) * count(value)).sum::<u32>();
+    let [one, two, three, four] = &counts;
+    // A sum that reaches a byte's limit is far beyond what noise has.
+    let count = |value: usize| {
+        let two_each = [one[value].saturating_add(two[value]), three[value].saturating_add(four[value])];
+        u16::from(two_each[0].saturating_add(two_each[1]))
+    };
+    let squares = (0..256).map(|value| u32::from(count(value) * count(value))).sum::<u32>();
     // Sum of (count - mean)² / mean, multiplied out, with mean = SAMPLE / 256 = 2.
     (squares / 2).saturating_sub(512)
 }
@@ -108,13 +114,18 @@ fn chi_square<'a>(runs: impl Iterator<Item = &'a [u8; RUN]>) -> u32 {
 /// How many of every second of the page's 64-bit words have a hash that an earlier one had.
 #[inline(always)]
 fn repeats(page: &Page) -> u32 {
-    let mut seen = [0u8; 1 << 12];
-    let mut repeats = 0;
-    for [word, _] in page.as_chunks::<8>().0.as_chunks::<2>().0 {
-        let hash = u64::from_le_bytes(*word).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52;
-        repeats += u32::from(std::mem::replace(&mut seen[hash as usize], 1));
+    const HASH_BITS: u32 = 12;
+    #[expect(clippy::cast_possible_truncation, reason = "512")]
+    const PAGE_WORDS: u32 = PAGE_SIZE as u32 / 8;
+    // One bit for each hash: a table of bytes would be as large as a page, and wait for itself.
+    let mut seen = [0u64; 1 << (HASH_BITS - 6)];
+    let (words, _) = page.as_chunks::<8>().0.as_chunks::<2>();
+    for [word, _] in words {
+        let hash = u64::from_le_bytes(*word).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - HASH_BITS);
+        seen[(hash >> 6) as usize] |= 1 << (hash & 63);
     }
-    repeats
+    let hashes = seen.iter().map(|bits| bits.count_ones()).sum::<u32>();
+    const { PAGE_WORDS / 2 }.saturating_sub(hashes)
 }
 
 #[inline(always)]

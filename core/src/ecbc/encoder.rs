@@ -53,8 +53,8 @@ impl PageEncoder {
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };
         let is_peer = matches!(method, Method::Raw | Method::Lz4 | Method::Zstd1);
-        // Page LZ strides through noise in less time than it takes to recognise it.
-        let finds_noise = !is_peer && !matches!(coder, Coder::FastLz(_) | Coder::LightLz(_));
+        // The fast page LZ strides through noise in less time than it takes to recognise it.
+        let finds_noise = !is_peer && !matches!(coder, Coder::FastLz(_));
         Self { method, cpu, finds_uniform: !is_peer, finds_noise, coder }
     }
 

@@ -93,8 +93,8 @@ const GOLDEN: [&str; Method::ALL.len()] = [
     "zstd1 3020133 0292da1494787b7e",
     "turbo 5290215 fc20788b07e15af0",
     "fast 4969589 ffbb718b8097cc43",
-    "light 4168194 f32b77544d953971",
-    "balanced 3203708 4f113c3ea2cf2f20",
+    "light 4169251 ffda65df42430c6e",
+    "balanced 3205057 ba3cb30de71086c0",
     "dense 3023235 2d656d84b5985999",
 ];
 

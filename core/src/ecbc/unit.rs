@@ -16,8 +16,6 @@ use crate::{PAGE_SIZE, Page};
 
 /// Bytes in the largest unit.
 pub const UNIT_BYTES_MAX: usize = UNIT_PAGES_MAX * PAGE_SIZE;
-/// From so many pages on a level affords the next better coder.
-const LARGE: usize = 16;
 
 /// Codes units of up to a number of pages by one [`Method`].
 pub struct UnitEncoder {
@@ -59,7 +57,8 @@ impl UnitEncoder {
     /// The same for this CPU; the codes do not depend on it.
     pub(super) fn on(cpu: Cpu, method: Method, pages: usize) -> Option<Self> {
         let pages = pages.min(UNIT_PAGES_MAX);
-        let zstd = |level| -> Box<dyn Coder> { Box::new(ZstdUnitEncoder::new(level, pages * PAGE_SIZE)) };
+        let bytes = pages * PAGE_SIZE;
+        let zstd = |level| -> Box<dyn Coder> { Box::new(ZstdUnitEncoder::at_level(level, bytes)) };
         let (tag, coder): (Tag, Box<dyn Coder>) = match method {
             _ if pages < 2 => return None,
             Method::Raw => return None,
@@ -67,9 +66,9 @@ impl UnitEncoder {
             Method::Turbo => (Tag::PageLz, Box::new(UnitLzEncoder::<Turbo>::new(cpu))),
             Method::Fast => (Tag::PageLz, Box::new(UnitLzEncoder::<Fast>::new(cpu))),
             Method::Light => (Tag::PageLz, Box::new(UnitLzEncoder::<Light>::new(cpu))),
-            Method::Balanced => (Tag::Zstd, zstd(if pages >= LARGE { 1 } else { -1 })),
+            Method::Balanced => (Tag::Zstd, zstd(-1)),
             Method::Zstd1 => (Tag::Zstd, zstd(1)),
-            Method::Dense => (Tag::Zstd, zstd(3)),
+            Method::Dense => (Tag::Zstd, Box::new(ZstdUnitEncoder::dense(bytes))),
         };
         Some(Self { pages, tag, coder })
     }

@@ -101,12 +101,35 @@ impl ZstdEncoder {
 pub(super) struct ZstdUnitEncoder(CCtx<'static>);
 
 impl ZstdUnitEncoder {
-    /// For units of at most `unit_bytes`.
-    pub(super) fn new(level: i32, unit_bytes: usize) -> Self {
-        let window = CParameter::WindowLog(unit_bytes.next_power_of_two().ilog2());
+    /// zstd's own choice for units of at most `unit_bytes` at `level`.
+    pub(super) fn at_level(level: i32, unit_bytes: usize) -> Self {
         // Clearing tables of a unit's size costs more than what collides in smaller ones.
         let small = (unit_bytes < 16 << 10 && level < 2).then_some(CParameter::HashLog(12));
-        Self(context([CParameter::CompressionLevel(level), window].into_iter().chain(small)))
+        Self::new(unit_bytes, [CParameter::CompressionLevel(level)].into_iter().chain(small))
+    }
+
+    /// Nearly as dense as level 3, as fast as level 1: its search with shorter matches, or level 3's
+    /// with tables that stay in the L1 cache.
+    pub(super) fn dense(unit_bytes: usize) -> Self {
+        let (strategy, hash_log, chain_log) = if unit_bytes < 64 << 10 {
+            (Strategy::ZSTD_dfast, 12, 11)
+        } else {
+            (Strategy::ZSTD_fast, 13, 12)
+        };
+        let parameters = [
+            CParameter::CompressionLevel(3),
+            CParameter::Strategy(strategy),
+            CParameter::HashLog(hash_log),
+            CParameter::ChainLog(chain_log),
+            CParameter::MinMatch(5),
+            CParameter::TargetLength(0),
+        ];
+        Self::new(unit_bytes, parameters)
+    }
+
+    fn new(unit_bytes: usize, parameters: impl IntoIterator<Item = CParameter>) -> Self {
+        let window = CParameter::WindowLog(unit_bytes.next_power_of_two().ilog2());
+        Self(context(parameters.into_iter().chain([window])))
     }
 
     /// The length of the frame, or `None` if `target` cannot hold it.

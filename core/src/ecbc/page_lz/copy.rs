@@ -3,6 +3,7 @@
 //! Indices are masked to their array's size, so that no code can make a decoder reach beyond.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
+use super::vectors::Vectors;
 use super::{PAD, PIECE};
 
 /// `SPREAD[d][i]` is where byte i comes from when the last d bytes repeat; d = 16 stands for all
@@ -36,74 +37,6 @@ static FAR: [u8; PIECE + 1] = {
     table
 };
 
-/// How sixteen bytes are picked out of sixteen.
-pub(super) trait Shuffle {
-    /// Byte i of the result is byte `places[i]` of `bytes`; places are below 16.
-    fn shuffle(bytes: [u8; PIECE], places: &[u8; PIECE]) -> [u8; PIECE];
-}
-
-/// By any machine.
-pub(super) struct Plain;
-
-impl Shuffle for Plain {
-    #[inline(always)]
-    fn shuffle(bytes: [u8; PIECE], places: &[u8; PIECE]) -> [u8; PIECE] {
-        places.map(|place| bytes[usize::from(place) & (PIECE - 1)])
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub(super) use x86::Ssse3;
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    #![expect(unsafe_code, reason = "an instruction that the compiler does not find by itself")]
-
-    use std::arch::x86_64::{__m128i, _mm_shuffle_epi8};
-    use std::mem::transmute;
-
-    use super::{PIECE, Shuffle};
-
-    /// By one instruction; to be used only where SSSE3 was detected.
-    pub(in super::super) struct Ssse3;
-
-    impl Shuffle for Ssse3 {
-        #[inline(always)]
-        fn shuffle(bytes: [u8; PIECE], places: &[u8; PIECE]) -> [u8; PIECE] {
-            // SAFETY: any 16 bytes are a vector and the other way round; the machine has SSSE3,
-            // as the type's documentation demands.
-            unsafe {
-                let vector: __m128i = transmute(bytes);
-                transmute(_mm_shuffle_epi8(vector, transmute::<[u8; PIECE], __m128i>(*places)))
-            }
-        }
-    }
-}
-
-/// Runs a decoder's body, generic over the [`Shuffle`] `$shuffle`, compiled for what `$cpu` has.
-macro_rules! choose_shuffle {
-    ($cpu:expr, fn $name:ident<$shuffle:ident $(, const $number:ident: usize)?>($($arg:ident: $type:ty),* $(,)?) -> $result:ty $body:block) => {{
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "bmi1,bmi2,lzcnt,popcnt,ssse3,avx2")]
-        fn v3$(<const $number: usize>)?($($arg: $type),*) -> $result {
-            type $shuffle = $crate::ecbc::page_lz::copy::Ssse3;
-            $body
-        }
-        fn any$(<const $number: usize>)?($($arg: $type),*) -> $result {
-            type $shuffle = $crate::ecbc::page_lz::copy::Plain;
-            $body
-        }
-        match $cpu {
-            $crate::ecbc::cpu::Cpu::Any => any($($arg),*),
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "compiled for instructions that not every CPU has")]
-            // SAFETY: `Cpu::V3` exists only where these instructions were detected.
-            $crate::ecbc::cpu::Cpu::V3 => unsafe { v3($($arg),*) },
-        }
-    }};
-}
-pub(super) use choose_shuffle;
-
 /// Copies `len` literals; at least one piece is written.
 #[inline(always)]
 pub(super) fn copy_literals<const N: usize, const P: usize>(
@@ -127,7 +60,7 @@ pub(super) fn copy_literals<const N: usize, const P: usize>(
 
 /// Copies a match of `len` bytes from `distance`, at most `to` and not 0, bytes before `to`.
 #[inline(always)]
-pub(super) fn copy_match<S: Shuffle, const P: usize>(
+pub(super) fn copy_match<V: Vectors, const P: usize>(
     output: &mut [u8; P],
     to: usize,
     distance: usize,
@@ -135,7 +68,7 @@ pub(super) fn copy_match<S: Shuffle, const P: usize>(
 ) {
     let near = distance.min(PIECE);
     let first = piece(output, to - distance);
-    put(output, to, S::shuffle(first, &SPREAD[near]));
+    put(output, to, V::shuffle(first, &SPREAD[near]));
     // What repeats at a near distance also does at each multiple of it.
     let distance = if distance < PIECE { usize::from(FAR[near]) } else { distance };
     let mut copied = PIECE;

@@ -4,7 +4,8 @@
 //! what they must be for the page to be right is checked once for each sequence.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
-use super::copy::{Shuffle, choose_shuffle, copy_literals, copy_match};
+use super::copy::{copy_literals, copy_match};
+use super::vectors::{Vectors, choose_vectors};
 use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, UNIT_PADDED, mode};
 use crate::ecbc::cpu::Cpu;
 
@@ -41,15 +42,15 @@ impl<const P: usize> Decoder<P> {
         }
         self.input[..code.len()].copy_from_slice(code);
         let (input, output, end, size) = (&*self.input, &mut *self.output, code.len(), pages.len());
-        let whole = choose_shuffle!(
+        let whole = choose_vectors!(
             self.cpu,
-            fn decode<S, const P: usize>(
+            fn decode<V, const P: usize>(
                 input: &[u8; P],
                 end: usize,
                 output: &mut [u8; P],
                 size: usize,
             ) -> bool {
-                sequences::<S, P>(input, end, output, size)
+                sequences::<V, P>(input, end, output, size)
             }
         );
         if whole {
@@ -62,7 +63,7 @@ impl<const P: usize> Decoder<P> {
 /// Decodes the `end` bytes of code in `input` to `size` bytes; what either array holds of earlier
 /// pages is never part of a result that this calls whole.
 #[inline(always)]
-fn sequences<S: Shuffle, const P: usize>(
+fn sequences<V: Vectors, const P: usize>(
     input: &[u8; P],
     end: usize,
     output: &mut [u8; P],
@@ -86,7 +87,7 @@ fn sequences<S: Shuffle, const P: usize>(
         if distance == 0 || distance > written || written + header.len > size {
             return false;
         }
-        copy_match::<S, P>(output, written, distance, header.len);
+        copy_match::<V, P>(output, written, distance, header.len);
         written += header.len;
         if written == size {
             break;

@@ -4,8 +4,9 @@
 use std::marker::PhantomData;
 
 use super::parse::{Effort, Parser, Sequence, Sink};
+use super::vectors::choose_vectors;
 use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, PIECE, UNIT_PADDED, mode};
-use crate::ecbc::cpu::{Cpu, compiled_for};
+use crate::ecbc::cpu::Cpu;
 
 /// Room for the code of `padded` bytes: twice as many, since no sequence is longer than what it stands
 /// for by more than the extension of its literals.
@@ -20,14 +21,14 @@ pub(in crate::ecbc) type LightPageLzEncoder = Encoder<Light, PADDED, { 1 << 11 }
 /// Encodes units.
 pub(in crate::ecbc) type UnitLzEncoder<E> = Encoder<E, UNIT_PADDED, { 1 << 12 }, { room(UNIT_PADDED) }>;
 
-/// Eight bytes hashed and compared, in strides that grow at once: faster than LZ4 at acceleration 32, and
-/// denser.
+/// Whole 64-bit words only, in strides that soon grow: faster than LZ4 at acceleration 32, and denser.
 pub(in crate::ecbc) struct Turbo;
 
 impl Effort for Turbo {
     const HASHED_BYTES: u32 = 8;
-    const STRIDE: usize = 2;
-    const SKIP_LOG: u32 = 0;
+    const ALIGNED: usize = 8;
+    const STRIDE: usize = 1;
+    const SKIP_LOG: u32 = 1;
     const ACCEPTED: usize = 8;
     const REPEATED: usize = 8;
 }
@@ -37,20 +38,22 @@ pub(in crate::ecbc) struct Fast;
 
 impl Effort for Fast {
     const HASHED_BYTES: u32 = 8;
+    const ALIGNED: usize = 1;
     const STRIDE: usize = 1;
     const SKIP_LOG: u32 = 1;
     const ACCEPTED: usize = 8;
     const REPEATED: usize = 6;
 }
 
-/// Six bytes hashed, strides after eight positions: denser than LZ4 and faster.
+/// Six bytes hashed and compared, strides after eight positions: denser than LZ4 and faster.
 pub(in crate::ecbc) struct Light;
 
 impl Effort for Light {
     const HASHED_BYTES: u32 = 6;
+    const ALIGNED: usize = 1;
     const STRIDE: usize = 1;
     const SKIP_LOG: u32 = 3;
-    const ACCEPTED: usize = MATCH_MIN;
+    const ACCEPTED: usize = 6;
     const REPEATED: usize = MATCH_MIN;
 }
 
@@ -71,15 +74,15 @@ impl<E: Effort, const P: usize, const T: usize, const R: usize> Encoder<E, P, T,
     /// The length of the code, or `None` if `target` cannot hold it.
     pub(in crate::ecbc) fn encode(&mut self, bytes: &[u8], target: &mut [u8]) -> Option<usize> {
         let (cpu, parser, output) = (self.cpu, &mut self.parser, &mut self.output);
-        compiled_for!(
+        choose_vectors!(
             cpu,
-            fn encode<E: Effort, const P: usize, const T: usize, const R: usize>(
+            fn encode<V; E: Effort, const P: usize, const T: usize, const R: usize>(
                 parser: &mut Parser<P, T>,
                 output: &mut Output<R>,
                 bytes: &[u8],
             ) -> () {
                 output.begin();
-                let last = parser.parse::<E>(bytes, output);
+                let last = parser.parse::<V, E>(bytes, output);
                 output.last_literals(last);
             }
         );

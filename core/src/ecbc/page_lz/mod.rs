@@ -22,6 +22,7 @@ mod decode;
 mod encode;
 pub(super) mod packed;
 mod parse;
+mod vectors;
 
 pub(super) use decode::{PageLzDecoder, UnitLzDecoder};
 pub(super) use encode::{Fast, FastPageLzEncoder, Light, LightPageLzEncoder, Turbo, UnitLzEncoder};

@@ -4,6 +4,7 @@
 //! in range anyway.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
+use super::vectors::{Vectors, WIDE};
 use super::{FIRST_DISTANCE, MATCH_MIN, PAD, PADDED};
 
 /// Positions fewer than so many bytes before the end start no match: eight are read at each.
@@ -14,7 +15,9 @@ pub(in crate::ecbc) trait Effort {
     /// Bytes hashed: more than the shortest match where short matches cost more time than they
     /// save space.
     const HASHED_BYTES: u32;
-    /// Every how many positions one is tried behind a match.
+    /// Only positions that are multiples of this are tried.
+    const ALIGNED: usize;
+    /// Every how many of them one is tried behind a match.
     const STRIDE: usize;
     /// After `2^SKIP_LOG` tries without a match the stride is one more, and so on.
     const SKIP_LOG: u32;
@@ -69,18 +72,22 @@ impl<const P: usize, const T: usize> Parser<P, T> {
 
     /// Gives all sequences of `bytes` to `sink`; gives the literals behind the last one.
     #[inline(always)]
-    pub(in crate::ecbc) fn parse<E: Effort>(&mut self, bytes: &[u8], sink: &mut impl Sink<P>) -> &[u8] {
+    pub(in crate::ecbc) fn parse<V: Vectors, E: Effort>(
+        &mut self,
+        bytes: &[u8],
+        sink: &mut impl Sink<P>,
+    ) -> &[u8] {
         let len = bytes.len();
         self.input[..len].copy_from_slice(bytes);
         self.table.fill(0);
-        let coded = matches::<E, P, T>(&self.input, len, &mut self.table, sink);
+        let coded = matches::<V, E, P, T>(&self.input, len, &mut self.table, sink);
         &self.input[coded.min(len)..len]
     }
 }
 
 /// Finds all that ends with a match; gives where the last literals begin.
 #[inline(always)]
-fn matches<E: Effort, const P: usize, const T: usize>(
+fn matches<V: Vectors, E: Effort, const P: usize, const T: usize>(
     input: &[u8; P],
     end: usize,
     table: &mut [u16; T],
@@ -89,30 +96,41 @@ fn matches<E: Effort, const P: usize, const T: usize>(
     let Some(last_start) = end.checked_sub(LAST_BYTES) else { return 0 };
     let mut distance = FIRST_DISTANCE;
     let mut coded = 0;
-    let mut at = 1;
+    let mut at = E::ALIGNED;
     while let Some(found) = search::<E, P, T>(input, last_start, table, at, distance) {
         let mut found = extend_back(input, found, coded);
         // Matches often follow each other without a gap: look there first.
         loop {
-            let len = match_len(input, end, found);
+            let len = match_len::<V, P>(input, end, found);
             distance = found.at - found.from;
             sink.take(input, Sequence { start: coded, literals: found.at - coded, distance, len });
             coded = found.at + len;
             if coded > last_start {
                 return coded;
             }
-            let inner = coded - 2;
-            swap_in::<E, T>(table, read(input, inner), inner);
-            let here = read(input, coded);
-            let from = swap_in::<E, T>(table, here, coded);
-            if !same(E::ACCEPTED, read(input, from), here) {
-                break;
-            }
-            found = Match { at: coded, from };
+            let Some(next) = follow::<E, P, T>(input, table, coded) else { break };
+            found = next;
         }
-        at = coded + 1;
+        at = if E::ALIGNED > 1 { coded.next_multiple_of(E::ALIGNED) } else { coded + 1 };
     }
     coded
+}
+
+/// The match that begins where one has ended, if every position is tried.
+#[inline(always)]
+fn follow<E: Effort, const P: usize, const T: usize>(
+    input: &[u8; P],
+    table: &mut [u16; T],
+    at: usize,
+) -> Option<Match> {
+    if E::ALIGNED > 1 {
+        return None;
+    }
+    let inner = at - 2;
+    swap_in::<E, T>(table, read(input, inner), inner);
+    let here = read(input, at);
+    let from = swap_in::<E, T>(table, here, at);
+    same(E::ACCEPTED, read(input, from), here).then_some(Match { at, from })
 }
 
 /// The first match at or after `at`: at the distance of the match before, or by the table.
@@ -134,7 +152,7 @@ fn search<E: Effort, const P: usize, const T: usize>(
         if same(E::ACCEPTED, read(input, from), here) {
             return Some(Match { at, from });
         }
-        at += tried >> E::SKIP_LOG;
+        at += (tried >> E::SKIP_LOG) * E::ALIGNED;
         tried += 1;
     }
     None
@@ -159,17 +177,24 @@ fn extend_back<const P: usize>(input: &[u8; P], Match { mut at, mut from }: Matc
 
 /// How many bytes match, at least [`MATCH_MIN`], of which the caller knows.
 #[inline(always)]
-fn match_len<const P: usize>(input: &[u8; P], end: usize, Match { at, from }: Match) -> usize {
+fn match_len<V: Vectors, const P: usize>(input: &[u8; P], end: usize, Match { at, from }: Match) -> usize {
     let mut len = MATCH_MIN;
     while at + len < end {
-        let differing = read(input, at + len) ^ read(input, from + len);
-        if differing != 0 {
-            len += differing.trailing_zeros() as usize / 8;
+        let equal = V::equal_bytes(wide(input, at + len), wide(input, from + len));
+        len += equal;
+        if equal < WIDE {
             break;
         }
-        len += 8;
     }
     len.min(end - at)
+}
+
+/// [`WIDE`] bytes of the input, or of the padding behind it.
+#[inline(always)]
+fn wide<const P: usize>(input: &[u8; P], at: usize) -> &[u8; WIDE] {
+    const { assert!(WIDE <= PAD) }
+    let at = at & (P - PAD - 1);
+    input[at..at + WIDE].first_chunk().unwrap_or(&[0; WIDE])
 }
 
 /// Eight bytes of the input, or of the padding behind it.

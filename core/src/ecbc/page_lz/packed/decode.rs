@@ -14,7 +14,8 @@ use super::{
 };
 use crate::ecbc::BLOB_MAX;
 use crate::ecbc::cpu::Cpu;
-use crate::ecbc::page_lz::copy::{Shuffle, choose_shuffle, copy_literals, copy_match};
+use crate::ecbc::page_lz::copy::{copy_literals, copy_match};
+use crate::ecbc::page_lz::vectors::{Vectors, choose_vectors};
 use crate::ecbc::page_lz::{FIRST_DISTANCE, MATCH_MIN, PADDED};
 use crate::{PAGE_SIZE, Page};
 
@@ -41,12 +42,14 @@ impl PackedDecoder {
         }
         self.input[..blob.len()].copy_from_slice(blob);
         let (cpu, this, end) = (self.cpu, &mut *self, blob.len());
-        let whole = choose_shuffle!(
+        let whole = choose_vectors!(
             cpu,
-            fn decode<S>(this: &mut PackedDecoder, end: usize) -> bool {
+            fn decode<V>(this: &mut PackedDecoder, end: usize) -> bool {
                 let PackedDecoder { input, literals, output, .. } = this;
-                literals::read(input, end, literals)
-                    .is_some_and(|read| sequences::<S>(input, end, literals, read, output))
+                literals::read(input, end, literals).is_some_and(|read| match read.plain_at {
+                    Some(at) => sequences::<V, _>(input, end, (input, at), read, output),
+                    None => sequences::<V, _>(input, end, (literals, 0), read, output),
+                })
             }
         );
         if whole {
@@ -63,13 +66,13 @@ struct Header {
     literals: usize,
 }
 
-/// Decodes the tokens; what the arrays hold of earlier pages is never part of a result that this
-/// calls whole.
+/// Decodes the tokens, given the literals and where they begin; what the arrays hold of earlier pages
+/// is never part of a result that this calls whole.
 #[inline(always)]
-fn sequences<S: Shuffle>(
+fn sequences<V: Vectors, const N: usize>(
     input: &Room,
     end: usize,
-    literals: &Literals,
+    (literals, first): (&[u8; N], usize),
     read: literals::Read,
     output: &mut [u8; PADDED],
 ) -> bool {
@@ -89,12 +92,12 @@ fn sequences<S: Shuffle>(
         {
             return false;
         }
-        copy_literals(literals, used, output, written, header.literals);
-        copy_match::<S, PADDED>(output, match_at, header.distance, header.len);
+        copy_literals(literals, first + used, output, written, header.literals);
+        copy_match::<V, PADDED>(output, match_at, header.distance, header.len);
         used += header.literals;
         written = match_at + header.len;
     }
-    output[written..PAGE_SIZE].copy_from_slice(&literals[used..read.count]);
+    output[written..PAGE_SIZE].copy_from_slice(&literals[first + used..first + read.count]);
     at.div_ceil(8) == end
 }
 

@@ -9,8 +9,9 @@ use super::{
     DISTANCES, EXTENSION_BITS, EXTENSION_MAX, LEN_BITS, LEN_FIELD_MAX, LITERALS_BITS, LITERALS_FIELD_MAX,
     ROOM, SECOND_DISTANCE, TOKEN_BITS, TOKENS, distance_class,
 };
-use crate::ecbc::cpu::{Cpu, compiled_for};
+use crate::ecbc::cpu::Cpu;
 use crate::ecbc::page_lz::parse::{Effort, PageParser, Sequence, Sink};
+use crate::ecbc::page_lz::vectors::{Vectors, choose_vectors};
 use crate::ecbc::page_lz::{FIRST_DISTANCE, MATCH_MIN, PADDED, PIECE};
 use crate::{PAGE_SIZE, Page};
 
@@ -38,6 +39,7 @@ pub(super) struct Balanced;
 
 impl Effort for Balanced {
     const HASHED_BYTES: u32 = 5;
+    const ALIGNED: usize = 1;
     const STRIDE: usize = 1;
     const SKIP_LOG: u32 = 4;
     const ACCEPTED: usize = MATCH_MIN;
@@ -72,18 +74,18 @@ impl PackedEncoder {
     /// The length of the code, or `None` if `target` cannot hold it.
     pub(in crate::ecbc) fn encode(&mut self, page: &Page, target: &mut [u8]) -> Option<usize> {
         let (cpu, this) = (self.cpu, self);
-        compiled_for!(
+        choose_vectors!(
             cpu,
-            fn encode(this: &mut PackedEncoder, page: &Page, target: &mut [u8]) -> Option<usize> {
-                this.encode_inline(page, target)
+            fn encode<V>(this: &mut PackedEncoder, page: &Page, target: &mut [u8]) -> Option<usize> {
+                this.encode_inline::<V>(page, target)
             }
         )
     }
 
     #[inline(always)]
-    fn encode_inline(&mut self, page: &Page, target: &mut [u8]) -> Option<usize> {
+    fn encode_inline<V: Vectors>(&mut self, page: &Page, target: &mut [u8]) -> Option<usize> {
         self.output.begin();
-        let last = self.parser.parse::<Balanced>(page, &mut self.output);
+        let last = self.parser.parse::<V, Balanced>(page, &mut self.output);
         self.output.last_literals(last);
         let Output { literals, count, tokens, writer, .. } = &mut self.output;
         let at = literals::write(literals, *count, &mut self.out, &mut self.spare)?;

@@ -24,6 +24,9 @@ const CLASS_BITS: u32 = 3;
 const SIZE_BITS: u32 = 10;
 /// The class of streams that hold their literals as they are.
 const PLAIN: usize = 0;
+/// Literals are packed if that saves more than one bit of so many: what saves less takes the decoder
+/// longer than it is worth.
+const GAIN: u64 = 24;
 /// Symbols between two looks at the bits: 55 of 57.
 const GROUP: usize = 5;
 
@@ -81,9 +84,18 @@ static LENGTHS: [u64; 256] = {
     lengths
 };
 
-/// The class whose code makes these literals shortest; of equals the first.
+/// Each stream's class; that of plain literals for all, where codes save next to nothing.
 #[inline(always)]
-fn best_class(literals: &[u8]) -> usize {
+fn classes_of(streams: [&[u8]; STREAMS]) -> [usize; STREAMS] {
+    let best = streams.map(best_class);
+    let packed = best.iter().map(|(_, bits)| bits).sum::<u64>();
+    let plain = 8 * streams.iter().map(|stream| stream.len() as u64).sum::<u64>();
+    if packed + plain / GAIN >= plain { [PLAIN; STREAMS] } else { best.map(|(class, _)| class) }
+}
+
+/// The class whose code makes these literals shortest, of equals the first; and their bits in it.
+#[inline(always)]
+fn best_class(literals: &[u8]) -> (usize, u64) {
     /// As many lengths as a byte can sum up.
     const RUN: usize = 255 / super::code::CODE_BITS as usize;
     const EVEN: u64 = 0x00ff_00ff_00ff_00ff;
@@ -94,7 +106,7 @@ fn best_class(literals: &[u8]) -> usize {
         odd += sum >> 8 & EVEN;
     }
     let bits = |class: usize| (if class.is_multiple_of(2) { even } else { odd }) >> (class / 2 * 16) & 0xffff;
-    (0..CLASSES).min_by_key(|&class| bits(class)).unwrap_or(0)
+    (0..CLASSES).map(|class| (class, bits(class))).min_by_key(|&(_, bits)| bits).unwrap_or((PLAIN, 0))
 }
 
 /// Writes the first `count` literals to the beginning of `out`; gives the length, or nothing if
@@ -113,10 +125,11 @@ pub(super) fn write(literals: &Literals, count: usize, out: &mut Room, spare: &m
     let quarter = count.div_ceil(STREAMS);
     let mut header = count as u64;
     let mut at = HEADER;
+    let parts = [0, 1, 2, 3].map(|stream| &literals[stream * quarter..((stream + 1) * quarter).min(count)]);
+    let all_classes = classes_of(parts);
     for pair in [0, 2] {
-        let part = |stream: usize| &literals[stream * quarter..((stream + 1) * quarter).min(count)];
-        let (one, other) = (part(pair), part(pair + 1));
-        let classes = [best_class(one), best_class(other)];
+        let (one, other) = (parts[pair], parts[pair + 1]);
+        let classes = [all_classes[pair], all_classes[pair + 1]];
         let (middle, other_len) = if classes == [PLAIN; 2] {
             out[at..at + one.len()].copy_from_slice(one);
             spare[..other.len()].copy_from_slice(other);
@@ -188,20 +201,21 @@ fn grouped(literals: &[u8]) -> [&[u8]; 2] {
 pub(super) struct Read {
     /// Number of literals.
     pub(super) count: usize,
+    /// Where they begin in the code if it has them as they are; then they were not read.
+    pub(super) plain_at: Option<usize>,
     /// Where the tokens begin.
     pub(super) tokens_at: usize,
 }
 
-/// Reads the literals of the code in `input`, which is `end` bytes long.
+/// Reads the literals of the code in `input`, which is `end` bytes long, unless they are plain.
 #[inline(always)]
 pub(super) fn read(input: &Room, end: usize, literals: &mut Literals) -> Option<Read> {
     let header = look(input, 0);
     let field = |at: u32, bits: u32| (header >> at) as usize & ((1 << bits) - 1);
     let count = field(0, COUNT_BITS);
     if count < PACKED_MIN {
-        literals[..PACKED_MIN].copy_from_slice(&input[SHORT_HEADER..SHORT_HEADER + PACKED_MIN]);
         let tokens_at = SHORT_HEADER + count;
-        return (tokens_at <= end).then_some(Read { count, tokens_at });
+        return (tokens_at <= end).then_some(Read { count, plain_at: Some(SHORT_HEADER), tokens_at });
     }
     let mut starts = [HEADER; STREAMS + 1];
     let mut classes = [0; STREAMS];
@@ -219,13 +233,12 @@ pub(super) fn read(input: &Room, end: usize, literals: &mut Literals) -> Option<
         if tokens_at != HEADER + count {
             return None;
         }
-        literals[..count].copy_from_slice(&input[HEADER..tokens_at]);
-        return Some(Read { count, tokens_at });
+        return Some(Read { count, plain_at: Some(HEADER), tokens_at });
     }
     let ends = read_streams(input, starts, classes, quarter, literals);
     // The last stream may have been read beyond its end.
     let whole = (0..STREAMS - 1).all(|stream| ends[stream].div_ceil(8) == starts[stream + 1]);
-    whole.then_some(Read { count, tokens_at })
+    whole.then_some(Read { count, plain_at: None, tokens_at })
 }
 
 /// Reads `quarter` literals from each stream; gives the bit where each ended. Whatever the

@@ -12,6 +12,7 @@ use super::literals::{PACKED_MAX, PACKED_MIN};
 use super::tables::{CLASSES, CODED_TOKENS, ESCAPE, LINE, LITERAL_LENGTHS, TOKEN_LENGTHS};
 use super::*;
 use crate::ecbc::page_lz::parse::{PageParser, Sequence, Sink};
+use crate::ecbc::page_lz::vectors::Plain;
 use crate::ecbc::page_lz::{FIRST_DISTANCE, MATCH_MIN, PADDED};
 use crate::{PAGE_SIZE, Page};
 
@@ -60,7 +61,7 @@ fn statistics() -> Statistics {
         for page in pages {
             statistics.of_page.clear();
             statistics.distances = [FIRST_DISTANCE, SECOND_DISTANCE];
-            let last = parser.parse::<Balanced>(page, &mut statistics);
+            let last = parser.parse::<Plain, Balanced>(page, &mut statistics);
             statistics.of_page.extend_from_slice(last);
             let literals = std::mem::take(&mut statistics.of_page);
             if (PACKED_MIN..=PACKED_MAX).contains(&literals.len()) {
