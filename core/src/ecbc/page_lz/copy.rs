@@ -1,9 +1,9 @@
-//! Copying literals and matches in pieces of 16 bytes, beyond their ends if need be.
+//! Copying literals in pieces of 32 bytes and matches in pieces of 16, beyond their ends if need be.
 //!
 //! Indices are masked to their array's size, so that no code can make a decoder reach beyond.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
-use super::vectors::Vectors;
+use super::vectors::{Vectors, WIDE};
 use super::{PAD, PIECE};
 
 /// `SPREAD[d][i]` is where byte i comes from when the last d bytes repeat; d = 16 stands for all
@@ -50,8 +50,8 @@ pub(super) fn copy_literals<const N: usize, const P: usize>(
     loop {
         let source = (from + copied) & (P - PAD - 1);
         let target = (to + copied) & (P - PAD - 1);
-        output[target..target + PIECE].copy_from_slice(&input[source..source + PIECE]);
-        copied += PIECE;
+        output[target..target + WIDE].copy_from_slice(&input[source..source + WIDE]);
+        copied += WIDE;
         if copied >= len {
             break;
         }

@@ -3,7 +3,7 @@
 
 use super::PIECE;
 
-/// Bytes compared at once.
+/// Bytes compared, or copied as literals, at once.
 pub(super) const WIDE: usize = 32;
 
 /// The same for every CPU, by different instructions.
