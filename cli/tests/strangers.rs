@@ -29,3 +29,11 @@ fn a_failed_restore_destroys_nobody_elses_guest() {
         assert_eq!(host.journal().len(), in_journal, "{uuid}");
     }
 }
+
+#[test]
+fn a_guest_whose_name_is_a_uuid_hides_no_other() {
+    let host = Host::new();
+    host.add(8, OTHER, "-b----", "11111111-2222-4333-8444-555555555556");
+    host.done_json(&["save", "--json", GUEST, &host.image("web.comio")]);
+    assert_eq!(host.done_json(&["list", "--json"])[1]["name"], OTHER);
+}
