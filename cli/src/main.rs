@@ -11,6 +11,7 @@ mod marks;
 mod output;
 mod progress;
 mod session;
+mod signals;
 mod traces;
 mod world;
 

@@ -3,9 +3,8 @@
 mod common;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use common::host::{GUEST, Host, ID, UUID, wait_until, words};
+use common::host::{GUEST, Host, ID, UUID, signal, wait_until, words};
 
 #[test]
 fn a_guest_is_destroyed_once_its_image_is_whole_and_comes_back() {
@@ -108,23 +107,6 @@ fn a_guest_that_cannot_be_destroyed_is_noted_and_recover_lets_it_run() {
     host.clear("fail-destroy");
     assert_eq!(host.done_json(&["recover", "--json"])[0]["outcome"], "unpaused");
     assert!(host.runs(GUEST));
-}
-
-/// SIGTERM in the middle of a save: it ends soon, the guest runs, nothing is visible.
-#[test]
-#[expect(clippy::disallowed_methods, reason = "the time until the program ends is what is tested")]
-fn sigterm_lets_the_guest_run_on() {
-    let host = Host::new();
-    let mut saving = host.start_until(&["save", GUEST, &host.image("web.comio")], "3 middle").expect("saves");
-    let begun = Instant::now();
-    signal(&saving, "-TERM");
-    host.go();
-    let status = saving.wait().expect("a child");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert_eq!(status.code(), Some(130));
-    assert!(host.runs(GUEST));
-    assert!(host.images().is_empty(), "{:?}", host.images());
-    assert!(host.journal().is_empty());
 }
 
 #[test]
@@ -291,9 +273,4 @@ fn what_happens_at_the_deadline_is_the_users_choice() {
         assert_eq!(host.runs(GUEST), choice == "keep-running");
         assert!(host.images().is_empty(), "{:?}", host.images());
     }
-}
-
-fn signal(child: &std::process::Child, signal: &str) {
-    let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
-    assert!(kill.expect("kill").success());
 }

@@ -11,7 +11,6 @@ use comio_core::engine::EngineError;
 use futures::future::{Either, select};
 use futures::{StreamExt, stream};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::pack;
 use super::restore::{self, Restored};
@@ -21,6 +20,7 @@ use crate::exit::Exit;
 use crate::host_config::{HostConfig, OnDeadline};
 use crate::output;
 use crate::session::Session;
+use crate::signals::Signals;
 
 /// Guests at once where nobody says: one reads its guest while the other writes its image.
 const JOBS_DEFAULT: usize = 2;
@@ -134,13 +134,11 @@ async fn unless_signalled<T>(
     all: impl Future<Output = T>,
     stop: impl FnOnce(),
 ) -> anyhow::Result<T> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     let mut all = std::pin::pin!(all);
     tokio::select! {
         done = &mut all => return Ok(done),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.any() => {}
     }
     signalled.store(true, Ordering::Release);
     stop();

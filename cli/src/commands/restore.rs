@@ -14,7 +14,7 @@ use super::save::now;
 use crate::args::Restore;
 use crate::exit::Exit;
 use crate::guest_config;
-use crate::location;
+use crate::location::{self, Location};
 use crate::marks;
 use crate::output;
 use crate::session::Session;
@@ -48,9 +48,7 @@ pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
 /// Restores the guest of the image at `text`.
 pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> anyhow::Result<Restored> {
     let started = now();
-    let location = session.image(text).await?;
-    let image = Image::open(location.storage.open(&location.name).await?).await?;
-    let mut saved = saved_guest(&image).await?;
+    let (location, image, mut saved) = session.unless_stopped(look_into(session, text)).await?;
     if let Some(name) = &args.name {
         saved.name.clone_from(name);
     }
@@ -78,13 +76,21 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         Some(once),
         &session.progress,
     ));
-    let report = session.run_with_guest(&format!("restoring {}", saved.name), restoring).await?;
+    let report = session.run_with_guest("restoring", &saved.name, restoring).await?;
     Ok(Restored {
         guest: saved.name,
         guest_uuid: saved.uuid,
         guest_bytes: report.guest_bytes,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// The image at `text`, and who is in it.
+async fn look_into(session: &Session, text: &str) -> anyhow::Result<(Location, Image, SavedConfig)> {
+    let location = session.image(text).await?;
+    let image = Image::open(location.storage.open(&location.name).await?).await?;
+    let saved = saved_guest(&image).await?;
+    Ok((location, image, saved))
 }
 
 /// Who is in `image`.

@@ -14,11 +14,12 @@ use comio_core::segment::EcbcCoder;
 use serde::Serialize;
 
 use super::sink::{ImageSink, StepReport};
-use super::stopping::{Signals, Stopping};
+use super::stopping::Stopping;
 use crate::args::Record;
 use crate::exit::Exit;
 use crate::output;
 use crate::session::Session;
+use crate::signals::Signals;
 use crate::traces::TraceWriter;
 
 /// After a signal, this long for the step under way to be given up.
