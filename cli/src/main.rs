@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod session;
 mod signals;
+mod total;
 mod traces;
 mod world;
 

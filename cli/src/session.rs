@@ -18,6 +18,7 @@ use crate::args::Resources;
 use crate::location::{self, Location};
 use crate::progress::{self, ProgressLine};
 use crate::signals::Signals;
+use crate::total::{Total, TotalLine};
 
 /// After a stop an operation has this long to remove what it has written.
 const STOP_LIMIT: Duration = Duration::from_millis(900);
@@ -91,6 +92,11 @@ impl Session {
         let storage = location::directory(text, &self.pool).await?;
         self.watch(&storage);
         Ok(storage)
+    }
+
+    /// Shows how far `total` is, beside the progress lines of its operations.
+    pub(crate) fn show(&self, total: &Arc<Total>) -> TotalLine {
+        TotalLine::start(total, &self.lines)
     }
 
     fn watch(&self, storage: &Arc<dyn Storage>) {

@@ -35,8 +35,8 @@ pub(crate) struct Save {
     /// With --all: how long it may take in all, such as 5m; then what the host's configuration says.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "all")]
     pub(crate) deadline: Option<Duration>,
-    /// With --all: a guest to leave alone (repeatable).
-    #[arg(long, value_name = "NAME", requires = "all")]
+    /// With --all: a guest to leave alone, a name, number or uuid (repeatable).
+    #[arg(long, value_name = "DOMAIN", requires = "all")]
     pub(crate) exclude: Vec<String>,
     /// With --all: the host's configuration [default: /etc/comio/host.toml, if it is there].
     #[arg(long, value_name = "FILE", requires = "all")]

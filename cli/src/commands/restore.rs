@@ -94,7 +94,7 @@ async fn look_into(session: &Session, text: &str) -> anyhow::Result<(Location, I
 }
 
 /// Who is in `image`.
-async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
+pub(super) async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
     image.check_complete()?;
     if image.superblock().tape_format != TapeFormat::XEN_XL {
         bail!(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use comio_backends::toolstack::journal::Operation;
 use comio_backends::toolstack::{Domain, Plan, Toolstack, Xl, open_journal};
-use comio_core::engine::{self, ConsumedBy, Foundation, SaveReport};
+use comio_core::engine::{self, ConsumedBy, Foundation, SaveOptions, SaveReport};
 use serde::Serialize;
 
 use super::host;
@@ -59,7 +59,8 @@ async fn one(
 ) -> anyhow::Result<Exit> {
     let session = pack::session(packing)?;
     let domain = Xl::new(xen.xl.clone()).domain(domain).await?;
-    let saved = save(&session, packing, xen, operation, &domain, image).await?;
+    let options = save_options(!packing.no_clobber);
+    let saved = save(&session, packing, xen, operation, &domain, image, &options).await?;
     if packing.json {
         output::json(&saved)?;
     } else {
@@ -77,9 +78,9 @@ pub(super) async fn save(
     operation: Operation,
     domain: &Domain,
     image: &str,
+    options: &SaveOptions,
 ) -> anyhow::Result<Saved> {
     let (target, foundation) = session.unless_stopped(prepare(session, packing, image)).await?;
-    let options = save_options(!packing.no_clobber);
     let plan = Plan {
         operation,
         image: location::lasting(image)?,
@@ -98,7 +99,7 @@ pub(super) async fn save(
         &domain.uuid,
         &*target.storage,
         &target.name,
-        &options,
+        options,
         ran_on.as_ref(),
         &session.progress,
     ));
