@@ -266,7 +266,7 @@ fn tell(done: &Done) {
         Outcome::LeftPaused => "is paused, as its save was told to leave it",
         Outcome::RanSince => "ran since its image was taken, and is paused by somebody else: left as it is",
         Outcome::NotStarted => {
-            "was restored but never started: xl unpause lets it run, comio recover --finish removes it (its image stays)"
+            "was restored but never started, and its image is marked as used: xl unpause lets it run, comio recover --finish removes it and the mark"
         }
         Outcome::Destroyed => "was destroyed: its image is complete and checked",
         Outcome::RemovedHalfMade => "was only half restored and was removed; its image is as it was",
