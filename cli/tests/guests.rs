@@ -158,7 +158,8 @@ fn a_guest_is_restored_by_another_configuration_or_leaves_no_domain() {
         assert_eq!((host.state("web2"), host.state(GUEST)), (None, None));
         assert!(host.journal().is_empty());
         host.clear("fail-restore");
-        let restored = host.done_json(&["restore", "--json", "--config", &config, &image]);
+        // As xl has it.
+        let restored = host.done_json(&["restore", "--json", &config, &image]);
         assert_eq!((restored["guest"].as_str(), restored["guest_uuid"].as_str()), (Some("web2"), Some(uuid)));
         assert!(host.runs("web2"));
         assert_eq!(host.uuid("web2"), uuid);

@@ -68,7 +68,7 @@ pub(crate) struct Restore {
     /// Leave the guest paused.
     #[arg(short, long)]
     pub(crate) paused: bool,
-    /// A configuration for xl instead of the one in the image; with --all, the host's.
+    /// A configuration for xl instead of the one in the image, as is CONFIG before the IMAGE; with --all, the host's.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Another name for the guest.
@@ -90,9 +90,9 @@ pub(crate) struct Restore {
     pub(crate) resources: Resources,
     #[command(flatten)]
     pub(crate) xen: Xen,
-    /// With --all a directory, unless the host's configuration names one.
-    #[arg(value_name = "IMAGE | DIR", required_unless_present = "all")]
-    pub(crate) image: Option<String>,
+    /// IMAGE, after a CONFIG for xl if there is one; with --all a directory, unless the host's configuration names one.
+    #[arg(value_name = "[CONFIG] IMAGE | DIR", num_args = 1..=2, required_unless_present = "all")]
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Debug, Args)]

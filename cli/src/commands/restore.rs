@@ -28,12 +28,18 @@ pub(super) struct Restored {
     pub(super) seconds: f64,
 }
 
-pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
+pub(super) async fn run(mut args: Restore) -> anyhow::Result<Exit> {
     if args.all {
         return host::restore_all(args).await;
     }
     let session = Session::new(&args.resources)?;
-    let image = args.image.clone().context("say which IMAGE to restore")?;
+    let image = args.names.pop().context("say which IMAGE to restore")?;
+    if let Some(config) = args.names.pop() {
+        if args.config.is_some() || args.name.is_some() {
+            bail!("{config} before the image is a configuration for xl: say that once, and a name in it");
+        }
+        args.config = Some(config.into());
+    }
     let restored = restore(&session, &args, &image).await?;
     if args.json {
         output::json(&restored)?;

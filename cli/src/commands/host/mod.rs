@@ -158,7 +158,7 @@ async fn until<T>(deadline: Option<Duration>, all: impl Future<Output = T>, stop
 /// Restores all images of a directory whose guests were not restored yet.
 pub(super) async fn restore_all(args: Restore) -> anyhow::Result<Exit> {
     let config = HostConfig::read(args.config.as_deref())?;
-    let directory = directory(args.image.as_slice(), &config)?;
+    let directory = directory(&args.names, &config)?;
     let session = Session::new(&args.resources)?;
     let storage = session.directory(&directory).await?;
     let mut images = storage.list().await?;
