@@ -166,6 +166,10 @@ impl Session {
         title: &str,
         operation: Pin<&mut impl Future<Output = Result<T, EngineError>>>,
     ) -> anyhow::Result<Option<Result<T, EngineError>>> {
+        if self.progress.is_stopping() {
+            // No guest must be asked to suspend for nothing.
+            return Err(EngineError::Stopped.into());
+        }
         let storages = self.storages.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let _line = ProgressLine::start(title, &self.progress, storages, &self.lines);
         let mut signals = Signals::listen()?;

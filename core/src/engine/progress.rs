@@ -67,10 +67,15 @@ impl Progress {
         self.stop.notify_waiters();
     }
 
+    /// Whether somebody has called [`stop`](Self::stop).
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// Waits until somebody calls [`stop`](Self::stop).
     pub async fn stopped(&self) {
         let stopped = self.stop.notified();
-        if !self.stopping.load(Ordering::Acquire) {
+        if !self.is_stopping() {
             stopped.await;
         }
     }
@@ -81,7 +86,7 @@ impl Progress {
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, EngineError> {
         let operation = std::pin::pin!(operation);
-        if self.stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             return Err(EngineError::Stopped);
         }
         match select(operation, std::pin::pin!(self.stopped())).await {
