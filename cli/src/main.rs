@@ -11,6 +11,8 @@ mod marks;
 mod output;
 mod progress;
 mod session;
+mod signals;
+mod total;
 mod traces;
 mod world;
 

@@ -14,7 +14,7 @@ use super::save::now;
 use crate::args::Restore;
 use crate::exit::Exit;
 use crate::guest_config;
-use crate::location;
+use crate::location::{self, Location};
 use crate::marks;
 use crate::output;
 use crate::session::Session;
@@ -28,12 +28,18 @@ pub(super) struct Restored {
     pub(super) seconds: f64,
 }
 
-pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
+pub(super) async fn run(mut args: Restore) -> anyhow::Result<Exit> {
     if args.all {
         return host::restore_all(args).await;
     }
     let session = Session::new(&args.resources)?;
-    let image = args.image.clone().context("say which IMAGE to restore")?;
+    let image = args.names.pop().context("say which IMAGE to restore")?;
+    if let Some(config) = args.names.pop() {
+        if args.config.is_some() || args.name.is_some() {
+            bail!("{config} before the image is a configuration for xl: say that once, and a name in it");
+        }
+        args.config = Some(config.into());
+    }
     let restored = restore(&session, &args, &image).await?;
     if args.json {
         output::json(&restored)?;
@@ -48,9 +54,7 @@ pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
 /// Restores the guest of the image at `text`.
 pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> anyhow::Result<Restored> {
     let started = now();
-    let location = session.image(text).await?;
-    let image = Image::open(location.storage.open(&location.name).await?).await?;
-    let mut saved = saved_guest(&image).await?;
+    let (location, image, mut saved) = session.unless_stopped(look_into(session, text)).await?;
     if let Some(name) = &args.name {
         saved.name.clone_from(name);
     }
@@ -78,7 +82,7 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
         Some(once),
         &session.progress,
     ));
-    let report = session.run_with_guest(&format!("restoring {}", saved.name), restoring).await?;
+    let report = session.run_with_guest("restoring", &saved.name, restoring).await?;
     Ok(Restored {
         guest: saved.name,
         guest_uuid: saved.uuid,
@@ -87,8 +91,16 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     })
 }
 
+/// The image at `text`, and who is in it.
+async fn look_into(session: &Session, text: &str) -> anyhow::Result<(Location, Image, SavedConfig)> {
+    let location = session.image(text).await?;
+    let image = Image::open(location.storage.open(&location.name).await?).await?;
+    let saved = saved_guest(&image).await?;
+    Ok((location, image, saved))
+}
+
 /// Who is in `image`.
-async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
+pub(super) async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
     image.check_complete()?;
     if image.superblock().tape_format != TapeFormat::XEN_XL {
         bail!(

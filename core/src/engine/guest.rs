@@ -2,9 +2,10 @@
 
 use super::beforehand::{self, Kept};
 use super::restore::restore_checked;
+use super::save::{self, Failed};
 use super::{
     Consumed, Engine, EngineError, Foundation, Image, Phase, Progress, RestoreReport, SaveOptions,
-    SaveReport, consume, consumed, save_upon,
+    SaveReport, consume, consumed,
 };
 use crate::hypervisor::Hypervisor;
 use crate::storage::Storage;
@@ -28,8 +29,8 @@ pub async fn save_guest(
     save_guest_upon(engine, None, hypervisor, guest, storage, name, options, None, progress).await
 }
 
-/// As [`save_guest`], with pages left out that `foundation` has already: see [`save_upon`].
-/// An image whose guest goes on gets the mark `ran_on` before that: see [`consume`].
+/// As [`save_guest`], with pages left out that `foundation` has already: see [`save_upon`](super::save_upon).
+/// An image whose guest goes on gets the mark `ran_on` before it is visible: see [`consume`].
 ///
 /// # Errors
 /// As [`save_guest`].
@@ -46,24 +47,34 @@ pub async fn save_guest_upon(
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
     let mut held = hypervisor.begin_save(guest).await?;
-    match save_upon(engine, foundation, held.reader(), storage, name, options, progress).await {
+    let saved = async {
+        let reader = held.reader();
+        let draft = save::draft(engine, foundation, reader, storage, name, options, progress).await?;
+        if let Some(mark) = ran_on {
+            let unique = engine.create_options(&options.uuid, true).unique;
+            // A mark without its image, after a stop, means nothing and is swept away as orphaned.
+            let marked = progress.unless_stopped(consume(storage, name, mark, true, unique)).await;
+            if let Err(error) = marked {
+                return Err(draft.failed(error));
+            }
+        }
+        draft.publish(progress).await
+    };
+    let saved: Result<SaveReport, Failed> = saved.await;
+    match saved {
         Ok(report) => {
-            let marked = match ran_on {
-                Some(mark) => {
-                    let unique = engine.create_options(&options.uuid, true).unique;
-                    consume(storage, name, mark, true, unique).await
-                }
-                None => Ok(()),
-            };
-            // The guest goes on even if its image could not be marked.
             held.release().await?;
-            marked?;
             Ok(report)
         }
-        Err(failure) => match held.resume().await {
-            Ok(()) => Err(failure),
-            Err(resume) => Err(EngineError::StillHeld { failure: Box::new(failure), resume }),
-        },
+        Err(failed) => {
+            // The guest first: a storage that does not answer must not keep it from running.
+            let resumed = held.resume().await;
+            let failure = failed.clear_away(storage, progress).await;
+            match resumed {
+                Ok(()) => Err(failure),
+                Err(resume) => Err(EngineError::StillHeld { failure: Box::new(failure), resume }),
+            }
+        }
     }
 }
 
@@ -138,10 +149,9 @@ pub async fn restore_guest_once(
             new.start().await?;
             Ok(report)
         }
-        Err(failure) => {
-            // The first failure is what the user must know.
-            let _ = new.discard().await;
-            Err(failure)
-        }
+        Err(failure) => match new.discard().await {
+            Ok(()) => Err(failure),
+            Err(discard) => Err(EngineError::HalfMade { failure: Box::new(failure), discard }),
+        },
     }
 }
