@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::host;
 use super::save::now;
+use crate::ancestors;
 use crate::args::Restore;
 use crate::exit::Exit;
 use crate::guest_config;
@@ -49,7 +50,7 @@ pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
 pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> anyhow::Result<Restored> {
     let started = now();
     let location = session.image(text).await?;
-    let image = Image::open(location.storage.open(&location.name).await?).await?;
+    let image = ancestors::open(&location, &args.ancestors.ancestors, &session.pool).await?;
     let mut saved = saved_guest(&image).await?;
     if let Some(name) = &args.name {
         saved.name.clone_from(name);
@@ -68,11 +69,11 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     };
     let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
     let mark = marks::mark(image.superblock().uuid, ConsumedBy::Restored);
-    let once = Restoring { mark: &mark, force: args.force, unique: marks::unique() };
+    let once = Restoring { name: &location.name, mark: &mark, force: args.force, unique: marks::unique() };
     let restoring = Box::pin(engine::restore_guest_once(
         &session.engine,
         &*location.storage,
-        &location.name,
+        &image,
         &toolstack,
         &saved.name,
         Some(once),
