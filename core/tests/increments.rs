@@ -661,6 +661,58 @@ fn descendants_are_known() {
     assert_eq!(of(3), [""; 0]);
 }
 
+/// Three nights that change the same pages: nothing of the second is in the third.
+#[test]
+fn an_ancestor_that_is_only_named_may_go() {
+    let storage = MemoryStorage::new();
+    let first = memory(1, 600);
+    save(&storage, "0", 1, &first);
+    let night = |seed: u64| {
+        let mut memory = first.clone();
+        let changed = memory.iter_mut().filter(|(pfn, _)| *pfn % 10 == 0);
+        changed.for_each(|(pfn, page)| *page = Random(seed + pfn).page());
+        memory
+    };
+    let (second, third, fourth) = (night(1000), night(9000), night(30_000));
+    save_with_parent(&storage, "1", 2, &second, "0");
+    let report = save_with_parent(&storage, "2", 3, &third, "1");
+    assert_eq!(report.totals.rests_on[0], 0, "nothing rests on its parent: {report:?}");
+    save(&storage, "unrelated", 0x55, &memory(7, 600));
+    make_template(&storage, "template", &["unrelated"]);
+    save_with_template(&storage, "found nothing", 0x56, &first, "template");
+    for (name, number) in [("1", 2), ("template", 0xee)] {
+        assert_eq!(block_on(engine::descendants(&storage, &[number; 16])).expect("lists"), []);
+        block_on(storage.remove(name)).expect("removes");
+    }
+    assert!(restore(&storage, "2").expect("restores") == third);
+    assert!(restore(&storage, "found nothing").expect("restores") == first);
+    let image = block_on(open(&storage, "2")).expect("opens");
+    let (engine, options, progress) = (engine(), options(0x77), Progress::default());
+    assert!(block_on(engine::verify_deep(&engine, &image, &progress)).expect("reads").is_whole());
+    block_on(engine::flatten(&engine, &image, &storage, "flat", &options, &progress)).expect("flattens");
+    let report = save_with_parent(&storage, "3", 4, &fourth, "2");
+    assert!(report.totals.tally.pages[usize::from(tag::SAME)] > 300, "{report:?}");
+    assert!(restore(&storage, "3").expect("restores") == fourth);
+}
+
+/// Of a recovered image nobody has looked what its parent's pages rest on in turn.
+#[test]
+fn a_recovered_image_needs_all_that_it_may_rest_on() {
+    let storage = MemoryStorage::new();
+    let memories = chain(&storage, 2, 1500);
+    let mut cut = storage.contents("2").expect("saved").to_vec();
+    cut.truncate(cut.len() - 4096);
+    storage.insert("cut", cut);
+    let damaged = block_on(storage.open("cut")).expect("inserted");
+    let (engine, progress) = (engine(), Progress::default());
+    block_on(engine::recover(&engine, &*damaged, &storage, "new", true, &progress)).expect("recovers");
+    assert!(restore(&storage, "new").expect("restores") == memories[2]);
+    for number in [1, 2] {
+        let needed_by = block_on(engine::descendants(&storage, &[number; 16])).expect("lists");
+        assert!(needed_by.iter().any(|(name, _)| name == "new"), "{number}: {needed_by:?}");
+    }
+}
+
 #[test]
 fn an_image_that_is_no_template_is_refused() {
     let storage = MemoryStorage::new();

@@ -186,7 +186,7 @@ impl Foundation {
 
 fn member(role: Role, name: String, image: Image) -> Member {
     let ancestor = Ancestor { uuid: image.superblock().uuid, footer_check: image.footer_check(), role, name };
-    Member { ancestor, image: Ok(Arc::new(image)) }
+    Member { ancestor, is_needed: true, image: Ok(Arc::new(image)) }
 }
 
 /// The parent's ancestors that pages of it rest on, the most used first.

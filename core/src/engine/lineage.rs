@@ -11,6 +11,7 @@ use crate::buffer::Buffer;
 use crate::format::ancestor::Ancestor;
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError, ImageUuid};
+use crate::segment::RestsOn;
 use crate::storage::{ObjectReader, Storage, StorageError, StorageErrorKind};
 
 /// Ancestors opened at once.
@@ -58,6 +59,8 @@ impl From<EngineError> for AncestorProblem {
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) ancestor: Ancestor,
+    /// Whether a page rests on it: an image may go that its descendants only name.
+    pub(super) is_needed: bool,
     pub(super) image: Result<Arc<Image>, AncestorProblem>,
 }
 
@@ -83,10 +86,13 @@ pub(super) struct Lineage {
 
 impl Lineage {
     /// Of an image whose ancestors nobody has looked for yet.
-    pub(super) fn unknown(ancestors: &[Ancestor]) -> Self {
-        let member =
-            |ancestor: &Ancestor| Member { ancestor: ancestor.clone(), image: Err(AncestorProblem::Missing) };
-        Self { members: ancestors.iter().map(member).collect() }
+    pub(super) fn unknown(ancestors: &[Ancestor], rests_on: &RestsOn) -> Self {
+        let member = |(ancestor, &pages): (&Ancestor, &u64)| Member {
+            ancestor: ancestor.clone(),
+            is_needed: pages > 0,
+            image: Err(AncestorProblem::Missing),
+        };
+        Self { members: ancestors.iter().zip(rests_on).map(member).collect() }
     }
 
     /// The ancestor that a reference names.
@@ -112,12 +118,13 @@ impl Lineage {
         self.members.iter().position(|member| member.ancestor.uuid == *uuid).map(|number| number as u8)
     }
 
-    /// Whether every ancestor is at hand.
+    /// Whether every ancestor is at hand that a page rests on.
     ///
     /// # Errors
     /// [`EngineError::Ancestor`] for the first that is not.
     pub(super) fn check(&self) -> Result<(), EngineError> {
-        self.members.iter().try_for_each(|member| member.image().map(|_| ()))
+        let mut needed = self.members.iter().filter(|member| member.is_needed);
+        needed.try_for_each(|member| member.image().map(|_| ()))
     }
 
     /// What loading the ancestors' page tables has cost.
@@ -132,21 +139,24 @@ impl Lineage {
     }
 }
 
-/// Looks for `ancestors` in `places`, by recorded name first, then by uuid.
-pub(super) async fn find(ancestors: &[Ancestor], places: &[&dyn Storage]) -> Lineage {
+/// Looks for the ancestors of `unknown` that pages rest on in `places`, by recorded name first, then by
+/// uuid.
+pub(super) async fn find(unknown: Lineage, places: &[&dyn Storage]) -> Lineage {
+    let mut lineage = unknown;
+    let needed = lineage.members.iter().filter(|member| member.is_needed);
     let named: Vec<BoxFuture<'_, _>> =
-        ancestors.iter().map(|ancestor| by_name(ancestor, places).boxed()).collect();
+        needed.map(|member| by_name(&member.ancestor, places).boxed()).collect();
     let named: Vec<_> = stream::iter(named).buffered(ANCESTORS_AT_ONCE).collect().await;
     let mut by_uuid = Vec::new();
-    let mut members = Vec::with_capacity(ancestors.len());
-    for (ancestor, named) in ancestors.iter().zip(named) {
+    let needed = lineage.members.iter_mut().filter(|member| member.is_needed);
+    for (member, named) in needed.zip(named) {
         let image = match named {
             Some(image) => image,
-            None => by_identity(ancestor, places, &mut by_uuid).await,
+            None => by_identity(&member.ancestor, places, &mut by_uuid).await,
         };
-        members.push(Member { ancestor: ancestor.clone(), image: image.map(Arc::new) });
+        member.image = image.map(Arc::new);
     }
-    Lineage { members }
+    lineage
 }
 
 /// The image of the recorded name, if it has the right uuid.
