@@ -84,6 +84,19 @@ fn needed_images_stay() {
 }
 
 #[test]
+fn a_damaged_parent_is_told_from_a_missing_one() {
+    let pair = pair();
+    let mut parent = fs::read(&pair.parent).expect("reads");
+    let out = pair.place.path("out.raw");
+    parent[20] ^= 1;
+    fs::write(&pair.parent, &parent).expect("writes");
+    assert_eq!(code(&["unpack", &pair.child, &out]), 3);
+    says(&["unpack", &pair.child, &out], "damaged");
+    fs::write(&pair.parent, "").expect("writes");
+    assert_eq!(code(&["unpack", &pair.child, &out]), 3);
+}
+
+#[test]
 fn a_missing_parent_is_told_and_found_elsewhere() {
     let pair = pair();
     let elsewhere = pair.place.path("elsewhere");

@@ -661,6 +661,58 @@ fn descendants_are_known() {
     assert_eq!(of(3), [""; 0]);
 }
 
+/// Every bit of an ancestor's superblock: it is there and damaged, which is not "not found".
+#[test]
+fn damage_in_an_ancestors_superblock_is_damage() {
+    let storage = MemoryStorage::new();
+    chain(&storage, 1, 300);
+    let base = storage.contents("0").expect("saved").to_vec();
+    let damaged = (0..4096).step_by(61).map(|at| {
+        let mut damaged = base.clone();
+        damaged[at] ^= 0x10;
+        damaged
+    });
+    for damaged in damaged.chain([Vec::new(), base[..4000].to_vec()]) {
+        storage.insert("0", damaged);
+        let image = block_on(open(&storage, "1")).expect("opens");
+        let error = image.check_complete().expect_err("its parent is damaged");
+        assert!(error.is_damage(), "{error}");
+        refused_before_there_is_a_guest(&storage, "1");
+    }
+}
+
+/// A copy that is damaged, and one that was recovered, keep nobody from finding the good one.
+#[test]
+fn the_good_one_among_images_of_one_uuid_is_found() {
+    let storage = MemoryStorage::new();
+    let memories = chain(&storage, 1, 1500);
+    let good = storage.contents("0").expect("saved").to_vec();
+    let mut cut = good.clone();
+    cut.truncate(cut.len() - 8192);
+    storage.insert("cut", cut.clone());
+    let damaged = block_on(storage.open("cut")).expect("inserted");
+    let (engine, progress) = (engine(), Progress::default());
+    let recovering = engine::recover(&engine, &*damaged, &storage, "recovered", true, &progress);
+    block_on(recovering).expect("recovers");
+    let recovered = storage.contents("recovered").expect("made").to_vec();
+    let child = storage.contents("1").expect("saved").to_vec();
+    for (bad, bad_name) in [(&cut, "0"), (&recovered, "0"), (&cut, "a"), (&recovered, "zzz")] {
+        for (good_is_beside, good_name) in [(true, "zz"), (false, "0"), (false, "zz")] {
+            let (beside, elsewhere) = (MemoryStorage::new(), MemoryStorage::new());
+            beside.insert("1", child.clone());
+            beside.insert(bad_name, bad.clone());
+            let place = if good_is_beside { &beside } else { &elsewhere };
+            place.insert(good_name, good.clone());
+            let more: [&dyn Storage; 1] = [&elsewhere];
+            let opening = Image::open_with_ancestors(&beside, "1", &more);
+            let (image, mut restored) = (block_on(opening).expect("opens"), Restored::default());
+            let restoring = engine::restore(&engine, &image, &mut restored, &progress);
+            block_on(restoring).unwrap_or_else(|error| panic!("{bad_name} {good_name}: {error}"));
+            assert!(restored.0 == memories[1]);
+        }
+    }
+}
+
 /// Three nights that change the same pages: nothing of the second is in the third.
 #[test]
 fn an_ancestor_that_is_only_named_may_go() {

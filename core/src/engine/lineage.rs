@@ -40,9 +40,15 @@ impl AncestorProblem {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Changed => true,
-            Self::Damaged(error) => error.is_damage(),
+            // One bit can make an image look like none.
+            Self::Damaged(error) => !matches!(error, FormatError::Unsupported(_)),
             Self::Missing | Self::Unreadable(_) => false,
         }
+    }
+
+    /// This problem, or `other` if this one says only that nothing was found.
+    fn or(self, other: Self) -> Self {
+        if self == Self::Missing { other } else { self }
     }
 }
 
@@ -151,72 +157,100 @@ pub(super) async fn find(unknown: Lineage, places: &[&dyn Storage]) -> Lineage {
     let needed = lineage.members.iter_mut().filter(|member| member.is_needed);
     for (member, named) in needed.zip(named) {
         let image = match named {
-            Some(image) => image,
-            None => by_identity(&member.ancestor, places, &mut by_uuid).await,
+            Ok(image) => Ok(image),
+            Err(problem) => by_identity(&member.ancestor, places, &mut by_uuid, problem).await,
         };
         member.image = image.map(Arc::new);
     }
     lineage
 }
 
-/// The image of the recorded name, if it has the right uuid.
-async fn by_name(ancestor: &Ancestor, places: &[&dyn Storage]) -> Option<Result<Image, AncestorProblem>> {
+/// The image of the recorded name, if it is the one. What stands under that name and cannot be used
+/// is a better answer than "not found", unless it is another image.
+async fn by_name(ancestor: &Ancestor, places: &[&dyn Storage]) -> Result<Image, AncestorProblem> {
+    let mut first = AncestorProblem::Missing;
     for place in places {
-        if let Ok(reader) = place.open(&ancestor.name).await
-            && uuid_of(&*reader).await.is_ok_and(|uuid| uuid == Some(ancestor.uuid))
-        {
-            return Some(open(ancestor, reader).await);
+        match try_open(ancestor, *place, &ancestor.name).await {
+            Ok(image) => return Ok(image),
+            Err(problem) => first = first.or(problem),
         }
     }
-    None
+    Err(first)
 }
 
 /// Names by uuid, for each place that was listed.
-type Names = Vec<BTreeMap<ImageUuid, String>>;
+type Names = Vec<Result<BTreeMap<ImageUuid, Vec<String>>, AncestorProblem>>;
 
+/// The image by its uuid: copies of it may be damaged, or recovered from a damaged one, so that each
+/// is tried. `first` is what was wrong with the one of the recorded name.
 async fn by_identity(
     ancestor: &Ancestor,
     places: &[&dyn Storage],
     names: &mut Names,
+    first: AncestorProblem,
 ) -> Result<Image, AncestorProblem> {
+    let mut first = first;
     for (i, place) in places.iter().enumerate() {
         if names.len() <= i {
-            names.push(list(*place).await.map_err(|error| AncestorProblem::Unreadable(error.to_string()))?);
+            names.push(list(*place).await.map_err(|error| AncestorProblem::Unreadable(error.to_string())));
         }
-        if let Some(name) = names[i].get(&ancestor.uuid) {
-            let reader = place.open(name).await;
-            let reader = reader.map_err(|error| AncestorProblem::Unreadable(error.to_string()))?;
-            return open(ancestor, reader).await;
+        let of_uuid = match &names[i] {
+            Ok(names) => names.get(&ancestor.uuid).map_or(&[][..], Vec::as_slice),
+            Err(problem) => {
+                first = first.or(problem.clone());
+                continue;
+            }
+        };
+        for name in of_uuid.iter().filter(|name| **name != ancestor.name) {
+            match try_open(ancestor, *place, name).await {
+                Ok(image) => return Ok(image),
+                Err(problem) => first = first.or(problem),
+            }
         }
     }
-    Err(AncestorProblem::Missing)
+    Err(first)
+}
+
+/// Opens the object `name` of `place` if it is `ancestor`; otherwise says what it is instead.
+async fn try_open(ancestor: &Ancestor, place: &dyn Storage, name: &str) -> Result<Image, AncestorProblem> {
+    let reader = place.open(name).await.map_err(|error| match error.kind {
+        StorageErrorKind::NotFound | StorageErrorKind::InvalidName => AncestorProblem::Missing,
+        _ => AncestorProblem::Unreadable(error.to_string()),
+    })?;
+    if uuid_of(&*reader).await?.is_some_and(|uuid| uuid != ancestor.uuid) {
+        return Err(AncestorProblem::Missing);
+    }
+    let image = Image::open(reader).await?;
+    if image.footer_check() == ancestor.footer_check { Ok(image) } else { Err(AncestorProblem::Changed) }
 }
 
 /// The images of a storage by uuid. What cannot be read is none of ours.
-async fn list(place: &dyn Storage) -> Result<BTreeMap<ImageUuid, String>, StorageError> {
-    let mut names = BTreeMap::new();
+async fn list(place: &dyn Storage) -> Result<BTreeMap<ImageUuid, Vec<String>>, StorageError> {
+    let mut names = BTreeMap::<ImageUuid, Vec<String>>::new();
     for object in place.list().await? {
         if let Ok(reader) = place.open(&object.name).await
             && let Ok(Some(uuid)) = uuid_of(&*reader).await
         {
-            names.insert(uuid, object.name);
+            names.entry(uuid).or_default().push(object.name);
         }
     }
     Ok(names)
 }
 
-/// The uuid of an image, or `None` if it is none.
+/// The uuid of an image, or `None` if it is none; all but its superblock may be damaged.
+///
+/// # Errors
+/// The storage's.
 async fn uuid_of(reader: &dyn ObjectReader) -> Result<Option<ImageUuid>, EngineError> {
+    Ok(superblock_of(reader).await?.map(|superblock| superblock.uuid))
+}
+
+async fn superblock_of(reader: &dyn ObjectReader) -> Result<Option<Superblock>, EngineError> {
     if reader.len() < BLOCK as u64 {
         return Ok(None);
     }
     let head = reader.read_at(0, BLOCK, Buffer::unpooled(vec![0; BLOCK])).await?.into_bytes()?;
-    Ok(Superblock::parse(&head).ok().map(|superblock| superblock.uuid))
-}
-
-async fn open(ancestor: &Ancestor, reader: Box<dyn ObjectReader>) -> Result<Image, AncestorProblem> {
-    let image = Image::open(reader).await.map_err(AncestorProblem::from)?;
-    if image.footer_check() == ancestor.footer_check { Ok(image) } else { Err(AncestorProblem::Changed) }
+    Ok(Superblock::parse(&head).ok())
 }
 
 /// The images in `place` that name `uuid` among their ancestors and have pages that rest on it.
