@@ -84,6 +84,16 @@ fn needed_images_stay() {
 }
 
 #[test]
+fn what_a_damaged_image_needs_stays_until_that_goes_too() {
+    let pair = pair();
+    let child = fs::read(&pair.child).expect("reads");
+    fs::write(&pair.child, &child[..child.len() - 4096]).expect("writes");
+    says(&["rm", &pair.parent], "is needed by child.comio");
+    assert!(fs::metadata(&pair.parent).is_ok());
+    done(&["rm", &pair.parent, &pair.child]);
+}
+
+#[test]
 fn a_damaged_parent_is_told_from_a_missing_one() {
     let pair = pair();
     let mut parent = fs::read(&pair.parent).expect("reads");

@@ -713,6 +713,17 @@ fn the_good_one_among_images_of_one_uuid_is_found() {
     }
 }
 
+#[test]
+fn a_descendant_with_a_damaged_index_needs_its_ancestors() {
+    let storage = MemoryStorage::new();
+    chain(&storage, 1, 300);
+    let mut cut = storage.contents("1").expect("saved").to_vec();
+    cut.truncate(cut.len() - 4096);
+    storage.insert("1", cut);
+    let needed_by = block_on(engine::descendants(&storage, &[1; 16])).expect("lists");
+    assert_eq!(needed_by, [("1".to_owned(), [2; 16])]);
+}
+
 /// Three nights that change the same pages: nothing of the second is in the third.
 #[test]
 fn an_ancestor_that_is_only_named_may_go() {

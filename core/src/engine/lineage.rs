@@ -241,7 +241,7 @@ async fn list(place: &dyn Storage) -> Result<BTreeMap<ImageUuid, Vec<String>>, S
 ///
 /// # Errors
 /// The storage's.
-async fn uuid_of(reader: &dyn ObjectReader) -> Result<Option<ImageUuid>, EngineError> {
+pub async fn uuid_of(reader: &dyn ObjectReader) -> Result<Option<ImageUuid>, EngineError> {
     Ok(superblock_of(reader).await?.map(|superblock| superblock.uuid))
 }
 
@@ -253,7 +253,9 @@ async fn superblock_of(reader: &dyn ObjectReader) -> Result<Option<Superblock>, 
     Ok(Superblock::parse(&head).ok())
 }
 
-/// The images in `place` that name `uuid` among their ancestors and have pages that rest on it.
+/// The images in `place` that name `uuid` among their ancestors and have pages that rest on it. One
+/// whose index is damaged may have such pages: it can be recovered, and is of no use then without
+/// its ancestors.
 ///
 /// # Errors
 /// The storage's.
@@ -269,11 +271,14 @@ pub async fn descendants(
             Err(error) if error.kind == StorageErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        if let Ok(image) = Image::open(reader).await {
-            let ancestors = image.superblock().ancestors.iter().zip(image.footer().totals.rests_on);
-            if ancestors.filter(|(ancestor, _)| ancestor.uuid == *uuid).any(|(_, pages)| pages > 0) {
-                found.push((object.name, image.superblock().uuid));
-            }
+        let Some(Superblock { uuid: own, ancestors, .. }) = superblock_of(&*reader).await? else { continue };
+        let Some(row) = ancestors.iter().position(|ancestor| ancestor.uuid == *uuid) else { continue };
+        let is_needed = match Image::open(reader).await {
+            Ok(image) => image.footer().totals.rests_on.get(row).is_some_and(|&pages| pages > 0),
+            Err(_) => true,
+        };
+        if is_needed {
+            found.push((object.name, own));
         }
     }
     Ok(found)
