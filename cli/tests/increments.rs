@@ -123,6 +123,8 @@ fn a_missing_parent_is_told_and_found_elsewhere() {
     let new = pair.place.path("new.raw");
     says(&["pack", "--format", "raw", "--parent", &pair.child, &new, &full], "saved without it");
     done(&["unpack", &full, &out]);
+    let again = done_json(&["pack", "--json", "--format", "raw", "--parent", &pair.child, &new, &full]);
+    assert!(again["trouble"].as_str().is_some_and(|words| words.contains("saved without it")), "{again}");
 }
 
 #[test]

@@ -634,6 +634,28 @@ fn a_parent_whose_pages_are_damaged_costs_bytes_not_the_save() {
     assert!(restored.expect("restores") == parent);
 }
 
+/// Bytes of some pages, which only coding finds out.
+#[test]
+fn damaged_pages_of_the_parent_are_told_of() {
+    let storage = MemoryStorage::new();
+    let parent = memory(5, 3000);
+    save(&storage, "parent", 1, &parent);
+    let mut bytes = storage.contents("parent").expect("saved").to_vec();
+    for entry in relative(&storage, "parent").image.segments() {
+        let end = usize::try_from(entry.offset).expect("small") + entry.len();
+        bytes[end - entry.len() / 4] ^= 1;
+    }
+    storage.insert("parent", bytes);
+    for changed_one_in in [20, 2] {
+        let mut child = parent.clone();
+        Random(7).dirty(&mut child, changed_one_in);
+        let report = save_with_parent(&storage, "child", 2, &child, "parent");
+        let trouble = report.trouble.expect("damage was met");
+        assert!(trouble.contains("parent \"parent\""), "{trouble}");
+        assert!(restore(&storage, "child").expect("restores") == child);
+    }
+}
+
 #[test]
 fn an_image_never_takes_the_place_of_one_that_it_rests_on() {
     let storage = MemoryStorage::new();

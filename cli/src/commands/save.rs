@@ -82,7 +82,7 @@ pub(super) async fn save(
     if !packing.no_clobber {
         ancestors::refuse_to_replace_needed(&target).await?;
     }
-    let foundation = pack::foundation(packing, &target, session).await;
+    let (foundation, unusable) = pack::foundation(packing, &target, session).await;
     let options = save_options(!packing.no_clobber);
     let plan = Plan {
         operation,
@@ -113,7 +113,7 @@ pub(super) async fn save(
         guest_uuid: domain.uuid.clone(),
         seconds,
         downtime_s: toolstack.still().unwrap_or(Duration::ZERO).as_secs_f64(),
-        report: report.into(),
+        report: Report::without(report, &unusable),
     })
 }
 

@@ -112,9 +112,10 @@ impl Foundation {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn note(&self, error: &EngineError) {
+    /// Keeps the first reason why a page was saved in full.
+    pub(super) fn note(&self, problem: String) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.get_or_insert_with(|| error.to_string());
+        trouble.get_or_insert(problem);
     }
 
     /// What the pages of `batch` may rest on. Ancestors that cannot be read cost ratio only.
@@ -125,7 +126,7 @@ impl Foundation {
         let located = match self.locate(&batch).await {
             Ok(located) => located,
             Err(error) => {
-                self.note(&error);
+                self.note(error.to_string());
                 vec![None; batch.pfns.count()]
             }
         };
@@ -138,7 +139,7 @@ impl Foundation {
                 Err(error)
             }
             Err(error) => {
-                self.note(&error);
+                self.note(error.to_string());
                 Ok((batch, Bases::default()))
             }
         }

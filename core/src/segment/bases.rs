@@ -221,28 +221,41 @@ impl Bases {
         Ok(())
     }
 
-    /// Whether the stored bytes of the ancestor's page of `base` are what was stored.
-    pub(crate) fn is_whole(&self, base: &Base) -> bool {
-        let Some(page) = base.page else { return false };
+    /// Checks the stored bytes of the ancestor's page of `base`.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub(crate) fn check_whole(&self, base: &Base) -> Result<(), String> {
+        let page = base.page.ok_or("the ancestor's page was not read")?;
         let under = base.under.map(|(_, under)| under);
-        let needs_under = matches!(page.entry, Entry::Difference { .. });
-        needs_under == under.is_some()
-            && [Some(page), under]
-                .into_iter()
-                .flatten()
-                .all(|page| check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page)).is_ok())
+        if matches!(page.entry, Entry::Difference { .. }) != under.is_some() {
+            return Err(self.in_ancestor(&page, "the page that it rests on was not read"));
+        }
+        for page in [Some(page), under].into_iter().flatten() {
+            check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))
+                .map_err(|problem| self.in_ancestor(&page, &problem))?;
+        }
+        Ok(())
     }
 
     /// Whether the ancestor's page of `base` has the very bytes of `page`. Its own content
     /// check is not looked at: equal bytes are right whatever it says.
-    pub(crate) fn is_same(&self, decoder: &mut PageDecoder, base: &Base, page: &Page) -> bool {
-        let Some(stored) = &base.page else { return false };
+    ///
+    /// # Errors
+    /// What is wrong with the ancestor's, in words.
+    pub(crate) fn is_same(
+        &self,
+        decoder: &mut PageDecoder,
+        base: &Base,
+        page: &Page,
+    ) -> Result<bool, String> {
+        let Some(stored) = &base.page else { return Ok(false) };
         let (mut contents, mut found) = ([0; crate::PAGE_SIZE], [0; crate::PAGE_SIZE]);
-        let Ok(under) = self.decode_under(decoder, base, &mut contents) else { return false };
+        let under = self.decode_under(decoder, base, &mut contents)?;
         let blob = self.blob(stored);
-        let result =
-            decode_contents(decoder, &stored.uuid, stored.pfn, stored.entry, blob, under, &mut found);
-        result.is_ok() && found == *page
+        decode_contents(decoder, &stored.uuid, stored.pfn, stored.entry, blob, under, &mut found)
+            .map_err(|problem| self.in_ancestor(stored, &problem))?;
+        Ok(found == *page)
     }
 
     /// What the ancestor's page is a difference to, if it is one.
