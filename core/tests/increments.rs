@@ -1,10 +1,11 @@
 //! Increments, templates and their images' ancestors, over the memory storage.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use comio_core::buffer::{BufferPool, Payload};
+use comio_core::buffer::{Buffer, BufferPool, Payload};
 use comio_core::compute::Inline;
 use comio_core::ecbc::Method;
 use comio_core::engine::{
@@ -16,7 +17,7 @@ use comio_core::format::placement::Placement;
 use comio_core::hypervisor::{self, HypervisorError, MockHypervisor};
 use comio_core::page_set::PageSet;
 use comio_core::segment::EcbcCoder;
-use comio_core::storage::Storage;
+use comio_core::storage::{ObjectReader, Storage, StorageError, StorageErrorKind};
 use comio_core::tape::{Batch, GuestReader, GuestWriter, Pfns, TapeError, TapeFormat, TapeItem};
 use comio_core::testing::MemoryStorage;
 use comio_core::{PAGE_SIZE, Page, SEGMENT_PAGES};
@@ -654,6 +655,73 @@ fn damaged_pages_of_the_parent_are_told_of() {
         assert!(trouble.contains("parent \"parent\""), "{trouble}");
         assert!(restore(&storage, "child").expect("restores") == child);
     }
+}
+
+/// A storage whose objects cannot be read any more once it `is_down`.
+struct Failing {
+    inner: MemoryStorage,
+    down: Arc<Down>,
+}
+
+#[derive(Default)]
+struct Down {
+    is_down: AtomicBool,
+    tries: AtomicUsize,
+}
+
+struct FailingReader {
+    inner: Box<dyn ObjectReader>,
+    down: Arc<Down>,
+}
+
+#[async_trait]
+impl ObjectReader for FailingReader {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.inner.is_empty()
+    }
+
+    fn request_bytes(&self) -> usize {
+        self.inner.request_bytes()
+    }
+
+    async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {
+        if !self.down.is_down.load(Ordering::Relaxed) {
+            return self.inner.read_at(offset, len, buffer).await;
+        }
+        self.down.tries.fetch_add(1, Ordering::Relaxed);
+        Err(StorageError::new(StorageErrorKind::Unreachable, "read", "the parent", "nobody answers"))
+    }
+}
+
+impl Failing {
+    async fn open(&self, name: &str) -> Result<Image, EngineError> {
+        let inner = self.inner.open(name).await?;
+        Image::open(Box::new(FailingReader { inner, down: Arc::clone(&self.down) })).await
+    }
+}
+
+/// The guest waits meanwhile.
+#[test]
+fn a_parents_storage_that_fails_is_not_asked_again() {
+    let storage = MemoryStorage::new();
+    let guest = memory(5, 40_000);
+    save(&storage, "parent", 1, &guest);
+    let failing = Failing { inner: storage.clone(), down: Arc::default() };
+    let image = block_on(failing.open("parent")).expect("opens");
+    let parent = Relative { name: "parent".into(), image };
+    let foundation = Foundation::new(Some(parent), None).expect("complete");
+    failing.down.is_down.store(true, Ordering::Relaxed);
+    let report = save_upon(&storage, "child", 2, &guest, Some(&foundation));
+    assert!(report.trouble.expect("told").contains("nobody answers"));
+    assert_eq!(report.totals.rests_on[0], 0);
+    let tries = failing.down.tries.load(Ordering::Relaxed);
+    // Those that were under way.
+    assert!(tries <= 4, "{tries} tries for {} segments", report.totals.pages / 1024);
+    assert!(restore(&storage, "child").expect("restores") == guest);
 }
 
 #[test]
