@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// List the images of a directory.
     Ls(Ls),
     /// Remove an image.
+    ///
+    /// What others in the same directory need is not removed. Images in other directories that need it
+    /// are not known.
     Rm(Rm),
     /// Copy an image to another place or storage.
     Cp(Cp),
