@@ -316,6 +316,14 @@ fn one_guests_failure_stops_no_other() {
     assert_eq!(host.images(), ["build.comio", "web.comio"]);
 }
 
+#[test]
+fn one_guests_parent_is_not_all_guests() {
+    let host = busy();
+    let output = host.run(&["save", "--all", "--parent", "any.comio", &host.place.path("images")]);
+    assert_eq!(output.status.code(), Some(2), "{}", words(&output));
+    assert!(host.images().is_empty() && host.runs("mail"));
+}
+
 /// A signal stops the whole host's save, not only the guests in hand.
 #[test]
 fn a_signal_begins_no_further_guest() {

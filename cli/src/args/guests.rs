@@ -27,7 +27,7 @@ pub(crate) struct Save {
     #[arg(short, long)]
     pub(crate) pause: bool,
     /// Save every guest of the host, each as NAME.comio in a directory.
-    #[arg(long, conflicts_with_all = ["checkpoint", "pause"])]
+    #[arg(long, conflicts_with_all = ["checkpoint", "pause", "parent"])]
     pub(crate) all: bool,
     /// With --all: guests saved at once.
     #[arg(long, value_name = "N", requires = "all")]
