@@ -94,6 +94,17 @@ fn what_a_damaged_image_needs_stays_until_that_goes_too() {
 }
 
 #[test]
+fn a_parent_made_in_units_is_warned_of() {
+    let pair = pair();
+    let (parent, child) = (pair.place.path("units.comio"), pair.place.path("upon.comio"));
+    let (old, new) = (pair.place.path("old.raw"), pair.place.path("new.raw"));
+    done(&["pack", "--format", "raw", "--unit", "4", &old, &parent]);
+    says(&["pack", "--format", "raw", "--parent", &parent, &new, &child], "made with --unit");
+    let quiet = run(&["pack", "--format", "raw", "--parent", &pair.parent, &new, &child]);
+    assert!(!String::from_utf8_lossy(&quiet.stderr).contains("--unit"));
+}
+
+#[test]
 fn a_damaged_parent_is_told_from_a_missing_one() {
     let pair = pair();
     let mut parent = fs::read(&pair.parent).expect("reads");

@@ -155,7 +155,8 @@ pub(super) async fn foundation(
         None => None,
         Some(parent) => {
             let opened = ancestors::relative(parent, image, &args.ancestors.ancestors, &session.pool).await;
-            unusable.told(&format!("parent {parent}"), opened.and_then(usable))
+            let opened = opened.and_then(usable).inspect(|relative| warn_of_units(parent, relative));
+            unusable.told(&format!("parent {parent}"), opened)
         }
     };
     let template = match &args.template {
@@ -170,6 +171,15 @@ pub(super) async fn foundation(
     }
     let both = Foundation::new(parent, template).map_err(anyhow::Error::from);
     (unusable.told("parent or template", both), unusable)
+}
+
+/// Differences are not made to pages of units: to read one takes all its neighbours.
+fn warn_of_units(name: &str, parent: &Relative) {
+    if parent.image.footer().totals.tally.pages[usize::from(tag::UNIT)] > 0 {
+        output::say(&format!(
+            "{name} was made with --unit: pages that changed since are saved in full, not as differences"
+        ));
+    }
 }
 
 fn usable(relative: Relative) -> anyhow::Result<Relative> {
