@@ -26,6 +26,7 @@ use crate::tape::Batch;
 pub use bases::{Base, Bases, BlobAt, Likeness, StoredPage};
 pub use encode::{Layout, layout};
 
+pub(crate) use bases::PageProblem;
 pub(crate) use unit::pages_decoded;
 pub(crate) use upon::words_alike;
 
@@ -451,7 +452,7 @@ mod test {
             let pfn = table.pfn(index).expect("a pfn");
             let reference = Reference { ancestor: 0, place: Place::SamePfn };
             let likeness = if index == changed { Likeness::Changed } else { Likeness::Probable };
-            let page = Some(StoredPage { uuid: UUID, pfn, entry, blob });
+            let page = Some(StoredPage { uuid: UUID, pfn, entry, offset: 0, blob });
             Some(Base { reference, likeness, page, under: None })
         };
         let buffers = vec![Buffer::unpooled(bytes.to_vec())];

@@ -6,7 +6,7 @@
 
 use super::digest::{self, Digester, PageTag};
 use super::encode::DIFFERENCE_MAX;
-use super::{Base, Bases, Likeness, Resting, StoredPage};
+use super::{Base, Bases, Likeness, PageProblem, Resting, StoredPage};
 use crate::ecbc::difference::DifferenceEncoder;
 use crate::ecbc::{Method, PageDecoder};
 use crate::format::entry::{Entry, content_check};
@@ -144,8 +144,8 @@ impl Upon {
     }
 
     /// What came of an ancestor's page; of the first that cannot be used the reason is kept.
-    fn noted<T>(&mut self, result: Result<T, String>) -> Option<T> {
-        result.map_err(|problem| self.resting.trouble.get_or_insert(problem)).ok()
+    fn noted<T>(&mut self, result: Result<T, PageProblem>) -> Option<T> {
+        result.map_err(|problem| self.resting.trouble.get_or_insert_with(|| problem.to_string())).ok()
     }
 
     /// The ancestor's page is the same as the one that is looked at.
