@@ -181,6 +181,77 @@ fn a_damaged_image_becomes_no_guest() {
     assert!(host.journal().is_empty());
 }
 
+/// A guest saved upon a parent or a template, by that `option`, which was then moved elsewhere; and
+/// both directories.
+fn saved_upon(host: &Host, option: &str) -> (String, String) {
+    let (base, image, elsewhere) =
+        (host.image("base.comio"), host.image("web.comio"), host.place.path("elsewhere"));
+    // Templates have no pages that are one word all over, as all of the sample's are.
+    let mut stream = fs::read(host.place.path("xen/stream")).expect("readable");
+    let page = stream.windows(4096).position(|bytes| bytes == [2; 4096]).expect("a page of twos");
+    (0..4096usize).for_each(|i| stream[page + i] = (i % 251).to_le_bytes()[0]);
+    host.set("stream", stream);
+    host.done_json(&["checkpoint", "--json", GUEST, &base]);
+    let stem = if option == "--template" { "template" } else { "base.comio" };
+    if option == "--template" {
+        host.done_json(&["template", "make", "--json", "--output", &host.image(stem), &base]);
+    }
+    let saved = host.run(&["save", "--json", option, &host.image(stem), GUEST, &image]);
+    let report: serde_json::Value = serde_json::from_slice(&saved.stdout).unwrap_or_default();
+    assert!(report.is_null() || report["referenced_pages"].as_u64() > Some(0), "{report}");
+    fs::create_dir(&elsewhere).expect("writable");
+    fs::rename(host.image(stem), format!("{elsewhere}/{stem}")).expect("writable");
+    (image, elsewhere)
+}
+
+#[test]
+fn a_guest_comes_back_from_an_image_that_rests_on_others() {
+    for option in ["--parent", "--template"] {
+        let host = Host::new();
+        let (image, elsewhere) = saved_upon(&host, option);
+        assert_eq!(host.state(GUEST), None);
+        let told = host.fails(&["restore", &image]);
+        assert!(told.contains("--ancestors"), "{told}");
+        host.done_json(&["restore", "--json", "--ancestors", &elsewhere, &image]);
+        assert!(host.runs(GUEST), "{option}");
+        let xen = |file: &str| fs::read(host.place.path(&format!("xen/{file}"))).expect("readable");
+        assert!(xen("restored") == xen("stream"), "{option}");
+        let restores = || host.calls().into_iter().filter(|call| call.contains(" restore ")).count();
+        assert_eq!(restores(), 1, "none is begun before all is there");
+        host.clear("domains/20");
+        fs::rename(&elsewhere, host.place.path("gone")).expect("writable");
+        for file in fs::read_dir(host.place.path("gone")).expect("readable") {
+            let file = file.expect("readable");
+            let beside = host.image(file.file_name().to_str().expect("UTF-8"));
+            fs::rename(file.path(), beside).expect("writable");
+        }
+        host.done_json(&["restore", "--json", "--force", &image]);
+        assert!(host.runs(GUEST), "{option}");
+    }
+}
+
+#[test]
+fn all_are_restored_from_images_that_rest_on_others() {
+    let host = Host::new();
+    let (_, elsewhere) = saved_upon(&host, "--parent");
+    let images = host.place.path("images");
+    let report = host.done_json(&["restore", "--all", "--json", "--ancestors", &elsewhere, &images]);
+    assert_eq!(report["done"], 1, "{report}");
+    assert!(host.runs(GUEST));
+}
+
+#[test]
+fn recover_finishes_a_save_upon_an_image_elsewhere() {
+    let host = Host::new();
+    host.set("fail-destroy", "");
+    let (_, elsewhere) = saved_upon(&host, "--parent");
+    assert_eq!(host.state(GUEST).as_deref(), Some("--p---"));
+    host.clear("fail-destroy");
+    let done = host.done_json(&["recover", "--json", "--finish", "--ancestors", &elsewhere]);
+    assert_eq!(done[0]["outcome"], "destroyed", "{done}");
+    assert_eq!(host.state(GUEST), None);
+}
+
 #[test]
 fn a_guest_that_is_there_is_not_restored_over() {
     let host = Host::new();

@@ -36,6 +36,14 @@ fn one_guests_failure_stops_no_other() {
     assert_eq!(host.images(), ["build.comio", "web.comio"]);
 }
 
+#[test]
+fn one_guests_parent_is_not_all_guests() {
+    let host = busy();
+    let output = host.run(&["save", "--all", "--parent", "any.comio", &host.place.path("images")]);
+    assert_eq!(output.status.code(), Some(2), "{}", words(&output));
+    assert!(host.images().is_empty() && host.runs("mail"));
+}
+
 /// A signal stops the whole host's save, not only the guests in hand.
 #[test]
 fn a_signal_begins_no_further_guest() {
@@ -127,6 +135,25 @@ fn an_older_image_of_a_guest_that_could_not_be_saved_is_used() {
     assert!(host.runs(GUEST));
     host.clear("domains/8");
     assert!(host.fails(&["restore", &host.image("web.comio")]).contains("must not be restored"));
+}
+
+/// What it rests on may be elsewhere: that is no reason to leave it unmarked.
+#[test]
+fn an_older_image_whose_parent_is_elsewhere_is_used_too() {
+    let host = Host::new();
+    let (base, image) = (host.image("base.comio"), host.image("web.comio"));
+    let mut stream = fs::read(host.place.path("xen/stream")).expect("readable");
+    let page = stream.windows(4096).position(|bytes| bytes == [2; 4096]).expect("a page of twos");
+    (0..4096usize).for_each(|i| stream[page + i] = (i % 251).to_le_bytes()[0]);
+    host.set("stream", stream);
+    host.done_json(&["checkpoint", "--json", GUEST, &base]);
+    let report = host.done_json(&["save", "--json", "--parent", &base, GUEST, &image]);
+    assert!(report["referenced_pages"].as_u64() > Some(0), "{report}");
+    fs::rename(&base, host.place.path("base.comio")).expect("writable");
+    host.add(8, GUEST, "-b----", UUID);
+    host.set("deaf", "");
+    let told = host.fails(&["save", "--all", &host.place.path("images")]);
+    assert!(told.contains("older image is marked as used"), "{told}");
 }
 
 #[test]

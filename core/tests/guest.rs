@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use comio_core::compute::{ComputeError, Inline, MockCompute};
 use comio_core::ecbc::Method;
-use comio_core::engine::{self, Consumed, ConsumedBy, Engine, EngineError, Progress, Restoring, SaveOptions};
+use comio_core::engine::{
+    self, Consumed, ConsumedBy, Engine, EngineError, Image, Progress, Restoring, SaveOptions,
+};
 use comio_core::format::placement::Placement;
 use comio_core::hypervisor::{HeldGuest, HypervisorError, MockHypervisor, NewGuest};
 use comio_core::segment::EcbcCoder;
@@ -285,10 +287,11 @@ fn restore_once(
     force: bool,
 ) -> Result<engine::RestoreReport, EngineError> {
     let mark = mark();
-    let once = Restoring { mark: &mark, force, unique: 7 };
+    let once = Restoring { name: "image", mark: &mark, force, unique: 7 };
+    let image = block_on(Image::open_with_ancestors(storage, "image", &[])).expect("opens");
     let (engine, progress) = (engine(), Progress::default());
     let restoring =
-        engine::restore_guest_once(&engine, storage, "image", hypervisor, "guest", Some(once), &progress);
+        engine::restore_guest_once(&engine, storage, &image, hypervisor, "guest", Some(once), &progress);
     block_on(restoring)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Packing, Resources};
+use super::{Ancestors, Packing, Resources};
 
 /// The host's toolstack.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(crate) struct Save {
     #[arg(short, long)]
     pub(crate) pause: bool,
     /// Save every guest of the host, each as NAME.comio in a directory.
-    #[arg(long, conflicts_with_all = ["checkpoint", "pause"])]
+    #[arg(long, conflicts_with_all = ["checkpoint", "pause", "parent"])]
     pub(crate) all: bool,
     /// With --all: guests saved at once.
     #[arg(long, value_name = "N", requires = "all")]
@@ -83,6 +83,8 @@ pub(crate) struct Restore {
     /// With --all: guests restored at once.
     #[arg(long, value_name = "N", requires = "all")]
     pub(crate) jobs: Option<usize>,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -111,6 +113,8 @@ pub(crate) struct Recover {
     /// Destroy a guest whose image is complete and checked, if nothing shows that it ran since.
     #[arg(long)]
     pub(crate) finish: bool,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     /// Print what was done as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::record;
 use super::save::now;
+use crate::ancestors;
 use crate::args::{Recover, Resources};
 use crate::exit::Exit;
 use crate::marks;
@@ -77,7 +78,7 @@ pub(super) async fn run(args: Recover) -> anyhow::Result<Exit> {
         wait_for_xl(&entries).await;
         let recovery = Recovery::new(Xl::new(args.xen.xl.clone()), journal).await?;
         for entry in &entries {
-            done.push(see_to(&session, &recovery, entry, args.finish).await);
+            done.push(see_to(&session, &recovery, entry, &args).await);
         }
     }
     let recordings = record::free_those_of_killed();
@@ -116,14 +117,14 @@ async fn in_time<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow
 /// Whether the image of a save came to be; an error if that cannot be told now.
 type Made = anyhow::Result<Option<Image>>;
 
-async fn see_to(session: &Session, recovery: &Recovery, entry: &Entry, finish: bool) -> Done {
+async fn see_to(session: &Session, recovery: &Recovery, entry: &Entry, args: &Recover) -> Done {
     let image = match entry.step {
         // Nothing is published before the journal says that all of the guest was read.
         Step::Streaming => Ok(None),
-        Step::Held => in_time(complete_image(session, entry)).await,
+        Step::Held => in_time(complete_image(session, entry, &args.ancestors.ancestors)).await,
     };
     let mut trouble = image.as_ref().err().map(|error| format!("{error:#}"));
-    let outcome = decide(session, recovery, entry, finish, &image).await.unwrap_or_else(|error| {
+    let outcome = decide(session, recovery, entry, args.finish, &image).await.unwrap_or_else(|error| {
         trouble = Some(format!("{error:#}"));
         Outcome::Failed
     });
@@ -243,13 +244,17 @@ fn image_uuid(entry: &Entry) -> anyhow::Result<ImageUuid> {
 }
 
 /// The image of `entry`'s save, if it came to be.
-async fn complete_image(session: &Session, entry: &Entry) -> anyhow::Result<Option<Image>> {
+async fn complete_image(
+    session: &Session,
+    entry: &Entry,
+    directories: &[String],
+) -> anyhow::Result<Option<Image>> {
     let location = session.image(&entry.image).await?;
     let listed = location.storage.list().await?;
     if !listed.iter().any(|object| object.name == location.name) {
         return Ok(None);
     }
-    let image = Image::open_with_ancestors(&*location.storage, &location.name, &[]).await?;
+    let image = ancestors::open(&location, directories, &session.pool).await?;
     let ours = uuid::Uuid::from_bytes(image.superblock().uuid).to_string() == entry.image_uuid;
     Ok(ours.then_some(image))
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::host;
 use super::save::now;
+use crate::ancestors;
 use crate::args::Restore;
 use crate::exit::Exit;
 use crate::guest_config;
@@ -54,7 +55,8 @@ pub(super) async fn run(mut args: Restore) -> anyhow::Result<Exit> {
 /// Restores the guest of the image at `text`.
 pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> anyhow::Result<Restored> {
     let started = now();
-    let (location, image, mut saved) = session.unless_stopped(look_into(session, text)).await?;
+    let looking = look_into(session, text, &args.ancestors.ancestors);
+    let (location, image, mut saved) = session.unless_stopped(looking).await?;
     if let Some(name) = &args.name {
         saved.name.clone_from(name);
     }
@@ -72,11 +74,11 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     };
     let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
     let mark = marks::mark(image.superblock().uuid, ConsumedBy::Restored);
-    let once = Restoring { mark: &mark, force: args.force, unique: marks::unique() };
+    let once = Restoring { name: &location.name, mark: &mark, force: args.force, unique: marks::unique() };
     let restoring = Box::pin(engine::restore_guest_once(
         &session.engine,
         &*location.storage,
-        &location.name,
+        &image,
         &toolstack,
         &saved.name,
         Some(once),
@@ -91,17 +93,21 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     })
 }
 
-/// The image at `text`, and who is in it.
-async fn look_into(session: &Session, text: &str) -> anyhow::Result<(Location, Image, SavedConfig)> {
+/// The image at `text` with what it rests on, also in `directories`, and who is in it.
+async fn look_into(
+    session: &Session,
+    text: &str,
+    directories: &[String],
+) -> anyhow::Result<(Location, Image, SavedConfig)> {
     let location = session.image(text).await?;
-    let image = Image::open(location.storage.open(&location.name).await?).await?;
+    let image = ancestors::open(&location, directories, &session.pool).await?;
+    image.check_complete()?;
     let saved = saved_guest(&image).await?;
     Ok((location, image, saved))
 }
 
-/// Who is in `image`.
+/// Who is in `image`, whose ancestors need not be at hand.
 pub(super) async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
-    image.check_complete()?;
     if image.superblock().tape_format != TapeFormat::XEN_XL {
         bail!(
             "the image was not made from a Xen guest or a file of xl save: it can be unpacked, not restored"

@@ -9,7 +9,7 @@ use comio_core::engine::{self, ConsumedBy, Foundation, SaveOptions, SaveReport};
 use serde::Serialize;
 
 use super::host;
-use super::pack::{self, Report};
+use super::pack::{self, Report, Unusable};
 use crate::ancestors;
 use crate::args::{Checkpoint, Packing, Save, Xen};
 use crate::exit::Exit;
@@ -80,7 +80,8 @@ pub(super) async fn save(
     image: &str,
     options: &SaveOptions,
 ) -> anyhow::Result<Saved> {
-    let (target, foundation) = session.unless_stopped(prepare(session, packing, image)).await?;
+    let preparing = prepare(session, packing, image);
+    let (target, foundation, unusable) = session.unless_stopped(preparing).await?;
     let plan = Plan {
         operation,
         image: location::lasting(image)?,
@@ -110,22 +111,22 @@ pub(super) async fn save(
         guest_uuid: domain.uuid.clone(),
         seconds,
         downtime_s: toolstack.still().unwrap_or(Duration::ZERO).as_secs_f64(),
-        report: report.into(),
+        report: Report::without(report, &unusable),
     })
 }
 
-/// Where the image goes, and what it rests on.
+/// Where the image goes, what it rests on, and what it was to rest on and cannot.
 async fn prepare(
     session: &Session,
     packing: &Packing,
     image: &str,
-) -> anyhow::Result<(Location, Option<Foundation>)> {
+) -> anyhow::Result<(Location, Option<Foundation>, Unusable)> {
     let target = session.image(image).await?;
     if !packing.no_clobber {
         ancestors::refuse_to_replace_needed(&target).await?;
     }
-    let foundation = pack::foundation(packing, &target, session).await;
-    Ok((target, foundation))
+    let (foundation, unusable) = pack::foundation(packing, &target, session).await;
+    Ok((target, foundation, unusable))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the user is told how long it took")]

@@ -92,12 +92,15 @@ pub async fn restore_guest(
     guest: &str,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
-    restore_guest_once(engine, storage, name, hypervisor, guest, None, progress).await
+    let image = Image::open_with_ancestors(storage, name, &[]).await?;
+    restore_guest_once(engine, storage, &image, hypervisor, guest, None, progress).await
 }
 
 /// That an image's guest is restored, for those who come after.
 #[derive(Debug, Clone, Copy)]
 pub struct Restoring<'a> {
+    /// What the image is called, beside which the mark stands.
+    pub name: &'a str,
     /// The mark that the image gets.
     pub mark: &'a Consumed,
     /// Whether an image that has a mark is restored again.
@@ -106,7 +109,8 @@ pub struct Restoring<'a> {
     pub unique: u64,
 }
 
-/// As [`restore_guest`], of an image that has no mark yet: see [`consume`]. It gets its mark when the
+/// As [`restore_guest`], of an image of `storage` that was opened with its ancestors, wherever these
+/// are, and that has no mark yet: see [`consume`]. It gets its mark when the
 /// guest is complete, before it starts: of two hosts that restore it at once one goes on, and a
 /// restore that fails before leaves no mark.
 ///
@@ -116,15 +120,14 @@ pub struct Restoring<'a> {
 pub async fn restore_guest_once(
     engine: &Engine,
     storage: &dyn Storage,
-    name: &str,
+    image: &Image,
     hypervisor: &dyn Hypervisor,
     guest: &str,
     once: Option<Restoring<'_>>,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
-    let image = Image::open_with_ancestors(storage, name, &[]).await?;
     image.check_complete()?;
-    if let Some(Restoring { mark, force: false, .. }) = once
+    if let Some(Restoring { name, mark, force: false, .. }) = once
         && let Some(there) = consumed(storage, &mark.image).await?
     {
         return Err(EngineError::AlreadyConsumed(name.to_owned(), Box::new(there)));
@@ -133,12 +136,12 @@ pub async fn restore_guest_once(
         Kept::new()
     } else {
         progress.enter(Phase::Checking);
-        progress.unless_stopped(beforehand::check(engine, &image)).await?
+        progress.unless_stopped(beforehand::check(engine, image)).await?
     };
     let mut new = hypervisor.begin_restore(guest, image.superblock().tape_format).await?;
     let restored = async {
-        let report = restore_checked(engine, &image, kept, new.writer(), progress).await?;
-        if let Some(Restoring { mark, force, unique }) = once {
+        let report = restore_checked(engine, image, kept, new.writer(), progress).await?;
+        if let Some(Restoring { name, mark, force, unique }) = once {
             // To stop in the middle of this would leave a mark without a guest.
             consume(storage, name, mark, force, unique).await?;
         }

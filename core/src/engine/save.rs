@@ -347,17 +347,20 @@ impl<'a> Saver<'a> {
             let coder = Arc::clone(&engine.coder);
             let encoded = compute::run(&*engine.compute, move || {
                 let encoded = coder.encode_upon(&uuid, tape_number, &batch, &bases, out);
-                let encoded = encoded.map(|(mut segment, rests_on)| {
+                let encoded = encoded.map(|(mut segment, resting)| {
                     let offset = end.fetch_add(segment.payload.len() as u64, Ordering::Relaxed);
                     coder.seal(&mut segment, offset);
-                    (segment, rests_on)
+                    (segment, resting)
                 });
                 let work = encoded.as_ref().map_or(Work::Other, |(segment, _)| Work::Encode(segment.tally));
                 (encoded, work)
             });
-            let (EncodedSegment { payload, entry, tally }, rests_on) = encoded.await??;
+            let (EncodedSegment { payload, entry, tally }, resting) = encoded.await??;
+            if let Some((foundation, trouble)) = foundation.zip(resting.trouble) {
+                foundation.note(trouble);
+            }
             writer.write_at(entry.offset, payload).await?;
-            let mut totals = Totals { rests_on, ..Totals::default() };
+            let mut totals = Totals { rests_on: resting.on, ..Totals::default() };
             totals.add_segment(&entry, &tally);
             Ok(Placed::Segment { number, entry, totals: Box::new(totals) })
         }

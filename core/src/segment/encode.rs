@@ -2,7 +2,7 @@
 
 use super::unit::{self, Waiting};
 use super::upon::{self, Seen, Upon};
-use super::{Bases, EncodedSegment, RestsOn, SegmentError};
+use super::{Bases, EncodedSegment, Resting, SegmentError};
 use crate::buffer::{Buffer, Payload};
 use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally, uniform};
 use crate::format::directory::DirectoryEntry;
@@ -220,7 +220,7 @@ pub(super) fn segment(
     pages: &[u8],
     bases: &Bases,
     mut out: Buffer,
-) -> Result<(EncodedSegment, RestsOn), SegmentError> {
+) -> Result<(EncodedSegment, Resting), SegmentError> {
     let count = job.pfns.count();
     if pages.len() != count * PAGE_SIZE || count > crate::SEGMENT_PAGES {
         return Err(SegmentError::WrongBatch { pages: count, bytes: pages.len() });
@@ -250,7 +250,7 @@ pub(super) fn segment(
     draft.write(&scratch.entries, plan.end, bytes);
     out.set_len(total);
     let segment = EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, tally };
-    Ok((segment, scratch.upon.rests_on()))
+    Ok((segment, scratch.upon.resting()))
 }
 
 /// How a segment is laid out: all of its arithmetic, for real and modelled coders alike.
