@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use comio_core::engine::Engine;
-use comio_core::format::placement::Placement;
 use comio_core::storage::Storage;
 use futures::future::{Either, join_all, select};
 
@@ -19,7 +18,7 @@ use super::pipe::{PipeMover, Stream};
 use super::server::{ModelServer, ServerParts};
 use super::storage::{ClientParts, DEPTH, KERNEL_DEPTH, ModelStorage};
 use super::usage::Usage;
-use crate::cast::{engine_memory, guest_memories, guest_name};
+use crate::cast::{engine_memory, guest_memories, guest_name, segment_coder};
 use crate::herd::{Lane, Member, Mover, Pace};
 use crate::hypervisor::{Replay, ReplayHypervisor};
 use crate::mover::{EngineMover, Upon};
@@ -139,7 +138,8 @@ impl Site {
             (guest_name(number), Arc::new(guest) as Arc<dyn Replay>)
         };
         let hypervisor = ReplayHypervisor::new(plan.guests.iter().enumerate().map(model));
-        let coder = Arc::new(ModelCoder::new(Placement::Hybrid, plan.guests.clone()));
+        let coder = segment_coder(plan.method.nearest_coder(), [0; 16]);
+        let coder = Arc::new(ModelCoder::new(coder, plan.guests.clone()));
         let mounts: Vec<(Engine, Arc<dyn Storage>)> = self
             .hosts
             .iter()
