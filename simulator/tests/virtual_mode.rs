@@ -222,6 +222,19 @@ fn a_server_that_restarts_costs_its_outage_and_loses_nothing() {
 }
 
 #[test]
+fn a_fault_that_ends_leaves_the_others_as_they_are() {
+    let slow = "[[faults]]\nkind = 'slow-link'\nat = '0 s'\nlasts = '100 s'\nrate = '100 Mbit/s'\n";
+    let restart = "[[faults]]\nkind = 'server-restart'\nat = '5 s'\nlasts = '1 s'\n";
+    let makespan = |faults: &str| {
+        let outcome = run("['raw']", &format!("{HERD}{faults}"));
+        find(&outcome, Method::Raw, Phase::Save).makespan_s
+    };
+    let (alone, both) = (makespan(slow), makespan(&format!("{slow}{restart}")));
+    assert!(both > alone + 1.0, "{both} s with a restart, {alone} s without");
+    assert_within(makespan(&format!("{restart}{slow}")), both, 1e-9);
+}
+
+#[test]
 fn a_deadline_counts_who_is_late_and_turns_are_kept() {
     let text = "operation = 'save'\ndeadline = '3500 ms'\n\
         [guests]\ncount = 8\nmemory = '16 MiB'\ntraces = ['t-0']\n\

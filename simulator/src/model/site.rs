@@ -6,11 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use comio_core::engine::Engine;
 use comio_core::storage::Storage;
-use futures::future::{Either, join_all, select};
+use futures::future::{Either, select};
 
-use super::clock::{Clock, Nanos, SECOND};
+use super::clock::{Clock, Nanos};
 use super::coder::{CodeTable, CodedGuest, ModelCoder};
 use super::cost::{CostError, CostTable};
+use super::faults::Struck;
 use super::guest::{Copier, ModelGuest};
 use super::machine::{Cores, ModelCompute};
 use super::network::{Network, Port, goodput};
@@ -23,12 +24,9 @@ use crate::herd::{Lane, Member, Mover, Pace};
 use crate::hypervisor::{Replay, ReplayHypervisor};
 use crate::mover::{EngineMover, Upon};
 use crate::report::{Limits, UsageSeries};
-use crate::scenario::{Background, Fault, FaultKind, Method, Scenario};
+use crate::scenario::{Background, Method, Scenario};
 use crate::trace::Trace;
 use crate::units::Rate;
-
-/// What a client waits before it looks for a server that was gone: measured, about a second.
-const RECONNECT_NS: Nanos = SECOND;
 
 /// One method's world.
 pub(crate) struct Site {
@@ -199,34 +197,23 @@ impl Site {
     /// Runs `main` to its end amid other traffic and faults.
     pub(crate) async fn amid_trouble<T>(&self, scenario: &Scenario, main: impl Future<Output = T>) -> T {
         let trouble = async {
-            let faults = join_all(scenario.faults.iter().map(|fault| self.fault(fault)));
+            let struck = Struck {
+                clock: &self.clock,
+                network: &self.network,
+                server: &self.server,
+                link_bytes_per_s: self.link_bytes_per_s,
+            };
             let traffic = async {
                 if let Some(Background { rate, connections }) = scenario.background {
                     self.network.background(goodput(rate.bytes_per_s()), connections).await;
                 }
             };
-            futures::join!(faults, traffic);
+            futures::join!(struck.by(&scenario.faults), traffic);
             futures::future::pending::<T>().await
         };
         match select(std::pin::pin!(main), std::pin::pin!(trouble)).await {
             Either::Left((result, _)) | Either::Right((result, _)) => result,
         }
-    }
-
-    async fn fault(&self, fault: &Fault) {
-        self.clock.sleep(fault.at.0).await;
-        match fault.kind {
-            FaultKind::SlowLink => {
-                self.network.set_server_link(fault.rate.map_or(0.0, Rate::bytes_per_s));
-                self.clock.sleep(fault.lasts.0).await;
-            }
-            FaultKind::ServerRestart => {
-                self.network.set_server_link(0.0);
-                self.server.restart();
-                self.clock.sleep(fault.lasts.0 + RECONNECT_NS).await;
-            }
-        }
-        self.network.set_server_link(self.link_bytes_per_s);
     }
 }
 

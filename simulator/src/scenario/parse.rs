@@ -404,7 +404,11 @@ mod test {
             parse("q.toml", &text, &|_| true).map_err(|error| error.to_string())
         };
         let line = GOOD.lines().count() + 2;
-        for fault in ["kind = \"slow-link\"", "kind = \"server-restart\"\nrate = \"1 Gbit/s\""] {
+        for fault in [
+            "kind = \"slow-link\"",
+            "kind = \"slow-link\"\nrate = \"10 Gbit/s\"",
+            "kind = \"server-restart\"\nrate = \"1 Gbit/s\"",
+        ] {
             let error = faults(fault).unwrap_err();
             assert!(error.starts_with(&format!("q.toml:{line}:")) && error.contains("rate"), "{error}");
         }

@@ -40,12 +40,20 @@ pub(super) fn problems(scenario: &Scenario, places: &Places) -> Vec<Problem> {
         found.extend(arrival_problem(scenario).map(|problem| (place.span(), problem.to_owned())));
     }
     for (fault, place) in scenario.faults.iter().zip(&places.faults) {
+        let link = scenario.server.link;
         let problem = match (fault.kind, fault.rate) {
-            (FaultKind::SlowLink, None) => "say what is left of the link, for example rate = \"100 Mbit/s\"",
-            (FaultKind::ServerRestart, Some(_)) => "a server that restarts has no rate: leave it out",
+            (FaultKind::SlowLink, None) => {
+                "say what is left of the link, for example rate = \"100 Mbit/s\"".to_owned()
+            }
+            (FaultKind::SlowLink, Some(rate)) if rate > link => {
+                format!("the server's link carries {link}: what is left of it cannot be {rate}; give less")
+            }
+            (FaultKind::ServerRestart, Some(_)) => {
+                "a server that restarts has no rate: leave it out".to_owned()
+            }
             _ => continue,
         };
-        found.push((place.span(), problem.to_owned()));
+        found.push((place.span(), problem));
     }
     found
 }
