@@ -49,6 +49,22 @@ pub(crate) fn trace_path(scenario: &Path, traces: &Path, name: &str) -> PathBuf 
     directory.join(format!("{name}.comio"))
 }
 
+/// Whether the trace `name` is there; if not, the names of those beside where it should be.
+pub(crate) fn find_trace(scenario: &Path, traces: &Path, name: &str) -> Result<(), Vec<String>> {
+    let path = trace_path(scenario, traces, name);
+    if path.is_file() {
+        return Ok(());
+    }
+    let files = path.parent().and_then(|directory| std::fs::read_dir(directory).ok());
+    // As they would stand in the scenario: with the directory, if this one has it.
+    let prefix = name.rfind('/').map_or("", |slash| &name[..=slash]);
+    let names = files.into_iter().flatten().filter_map(|file| {
+        let file = file.ok()?.file_name().into_string().ok()?;
+        Some(format!("{prefix}{}", file.strip_suffix(".comio")?))
+    });
+    Err(names.collect())
+}
+
 #[async_trait]
 impl World for RealWorld {
     fn now(&self) -> Duration {
