@@ -38,6 +38,7 @@ pub(crate) struct Site {
     hosts: Vec<Host>,
     link_bytes_per_s: f64,
     host_link_bytes_per_s: f64,
+    switch_bytes_per_s: Option<f64>,
     disk_bytes_per_s: Option<f64>,
     server_cores: Arc<Cores>,
 }
@@ -66,7 +67,9 @@ impl Site {
     ) -> Result<Self, CostError> {
         let link_bytes_per_s = scenario.server.link.bytes_per_s();
         let host_link_bytes_per_s = scenario.hosts.link.bytes_per_s();
-        let network = Arc::new(Network::new(clock, link_bytes_per_s, scenario.server.round_trip.0));
+        let switch_bytes_per_s = scenario.network.switch.map(Rate::bytes_per_s);
+        let round_trip = scenario.server.round_trip.0;
+        let network = Arc::new(Network::new(clock, link_bytes_per_s, switch_bytes_per_s, round_trip));
         let cores = |count| Arc::new(Cores::new(clock, count));
         let machine = scenario.one_machine.then(|| cores(scenario.hosts.cores));
         let host = |_| Host {
@@ -85,6 +88,7 @@ impl Site {
             hosts,
             link_bytes_per_s,
             host_link_bytes_per_s,
+            switch_bytes_per_s,
             disk_bytes_per_s: scenario.server.disk.map(Rate::bytes_per_s),
             server_cores,
         };
@@ -265,6 +269,7 @@ pub(crate) struct Snapshot {
 struct Work {
     link: [f64; 2],
     host_link: Vec<f64>,
+    switch: f64,
     cores: Vec<f64>,
     server_cores: f64,
     disk: f64,
@@ -277,6 +282,7 @@ impl Work {
         Self {
             link: [up.total(), down.total()],
             host_link: site.hosts.iter().map(|host| site.network.busier_way(host.port)).collect(),
+            switch: site.network.switch_usage().map_or(0.0, |switch| switch.total()),
             cores: site.hosts.iter().map(|host| host.cores.usage().total()).collect(),
             server_cores: server_cores.total(),
             disk: disk.map_or(0.0, |disk| disk.total()),
@@ -302,6 +308,7 @@ impl Snapshot {
         Limits {
             link_s: most(&now.link, &before.link) / goodput(site.link_bytes_per_s),
             host_link_s: most(&now.host_link, &before.host_link) / goodput(site.host_link_bytes_per_s),
+            switch_s: site.switch_bytes_per_s.map(|rate| (now.switch - before.switch) / goodput(rate)),
             cores_s: most(&now.cores, &before.cores) / cores_each,
             server_cores_s: (now.server_cores - before.server_cores) / site.server_cores.count() as f64,
             disk_s: site.disk_bytes_per_s.map_or(0.0, |rate| disk / rate),
@@ -325,6 +332,9 @@ impl Snapshot {
             self.series("hosts' cores", &cores, core_count as f64),
             self.series("server's cores", &server_cores, site.server_cores.count() as f64),
         ];
+        if let (Some(switch), Some(rate)) = (site.network.switch_usage(), site.switch_bytes_per_s) {
+            series.push(self.series("switch", &switch, goodput(rate)));
+        }
         if let (Some(disk), Some(rate)) = (disk, site.disk_bytes_per_s) {
             series.push(self.series("server's disk", &disk, rate));
         }

@@ -8,7 +8,7 @@ use super::names::nearest_first;
 use super::parse::{FindTrace, Keys, Places};
 use super::{Guests, Mode, Operation, Scenario, Server, nights};
 use crate::trace::RUN_PAGES;
-use crate::units::Size;
+use crate::units::{Rate, Size};
 
 /// The most memory a guest may have: four times the largest machines of today.
 const GUEST_BYTES_MAX: u64 = 64 << 40;
@@ -23,7 +23,7 @@ const CONNECTIONS_MAX: usize = 1024;
 /// The least memory of a host for buffers.
 const HOST_BYTES_MIN: u64 = 16 << 20;
 
-const NO_RATE: &str = "links and disks must carry something, for example \"1 Gbit/s\"";
+const NO_RATE: &str = "links, switches and disks must carry something, for example \"1 Gbit/s\"";
 
 /// Keys of the server that only a model can follow.
 const MODELLED: [&str; 7] = ["round-trip", "threads", "cores", "disk", "cache", "commit", "cold"];
@@ -43,6 +43,9 @@ pub(super) fn problems(scenario: &Scenario, places: &Places, find_trace: FindTra
     for (table, problems) in tables {
         let Some(table) = table else { continue };
         found.extend(problems.into_iter().map(|(key, problem)| (place_of(table, key), problem)));
+    }
+    if let (Some(Rate(0)), Some(table)) = (scenario.network.switch, &places.network) {
+        found.push((place_of(table, "switch"), NO_RATE.to_owned()));
     }
     if let (Some(background), Some(table)) = (scenario.background, &places.background) {
         let problem = out_of_range("connections", background.connections, CONNECTIONS_MAX);
@@ -163,6 +166,7 @@ fn modelled_only(scenario: &Scenario, places: &Places) -> Vec<Problem> {
         found.extend(place.map(|place| (place, problem)));
     };
     say(places.background.as_ref().map(Spanned::span), "other people's traffic");
+    say(places.network.as_ref().map(Spanned::span), "the switch");
     say(places.faults.as_ref().map(Spanned::span), "faults");
     let server = places.server.as_ref().filter(|_| !scenario.one_machine);
     for key in MODELLED {

@@ -54,6 +54,9 @@ pub struct Scenario {
     /// The storage server.
     #[serde(default)]
     pub server: Server,
+    /// What lies between them (virtual mode).
+    #[serde(default)]
+    pub network: Network,
     /// Hosts and server are one machine with the cores of one host, whose workers also make and
     /// compare the guests' pages: as it is in real mode, against a server on the same machine.
     #[serde(default)]
@@ -164,6 +167,15 @@ impl Default for Hosts {
     fn default() -> Self {
         Self { count: 1, cores: 2, memory: Size(64 << 20), connections: 2, link: Rate(10_000_000_000) }
     }
+}
+
+/// What lies between hosts and server, besides their links.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Network {
+    /// What the switch carries in all, both ways together; without it the switch is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<Rate>,
 }
 
 /// The storage server.

@@ -39,6 +39,7 @@ pub(super) struct Places {
     pub(super) guests: GuestPlaces,
     pub(super) hosts: Option<Spanned<Keys>>,
     pub(super) server: Option<Spanned<Keys>>,
+    pub(super) network: Option<Spanned<Keys>>,
     pub(super) operation: Spanned<Value>,
     pub(super) sweep: Option<Spanned<SweepPlaces>>,
     pub(super) nights: Option<Spanned<Value>>,
@@ -330,6 +331,7 @@ mod test {
             ("location = \"embedded\"", "round-trip = \"1 ms\""),
             ("location = \"embedded\"", "threads = 8"),
             ("[hosts]", "[background]\nrate = \"1 Gbit/s\"\n[hosts]"),
+            ("[hosts]", "[network]\nswitch = \"10 Gbit/s\"\n[hosts]"),
             ("[hosts]", "[[faults]]\nkind = \"slow-link\"\nat = \"1 s\"\nlasts = \"1 s\"\n[hosts]"),
         ] {
             let error = error_of(from, to);
