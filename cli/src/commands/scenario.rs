@@ -83,9 +83,9 @@ fn load(
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
     let directory = file.parent().unwrap_or(Path::new(".")).to_owned();
     let traces = traces.unwrap_or_else(|| directory.join("traces"));
-    let has_trace = |trace: &str| crate::world::trace_path(&directory, &traces, trace).is_file();
+    let find_trace = |trace: &str| crate::world::find_trace(&directory, &traces, trace);
     let settings: Vec<_> = settings.iter().map(|set| (set.key.clone(), set.value.clone())).collect();
-    let scenario = parse_with(&name, &text, &settings, &has_trace)?;
+    let scenario = parse_with(&name, &text, &settings, &find_trace)?;
     Ok((scenario, RealWorld::new(directory, traces)))
 }
 

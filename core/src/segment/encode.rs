@@ -8,7 +8,7 @@ use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally, uniform};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, UNIT_GRAIN, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
-use crate::format::segment::{DigestKey, HEADER_LEN, TableDraft};
+use crate::format::segment::{Digest, DigestKey, HEADER_LEN, TableDraft};
 use crate::format::{ImageUuid, blocks_of};
 use crate::tape::Pfns;
 use crate::{PAGE_SIZE, Page};
@@ -264,16 +264,20 @@ pub struct Layout {
     plan: Plan,
 }
 
-/// Lays out a segment of `pfns` with `zeros` zero pages, whose other pages that are not fill
-/// pages take `lens` bytes each, checks included, in page order.
-///
-/// # Panics
-/// If a length is 0 or exceeds 4096.
-pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
+/// Lays out a segment whose pages have `lens` bytes, with a digest under `key`: see
+/// [`EcbcCoder::layout`](super::EcbcCoder::layout).
+pub(super) fn layout(
+    placement: Placement,
+    key: Option<DigestKey>,
+    pfns: &Pfns,
+    zeros: usize,
+    lens: Vec<u16>,
+) -> Layout {
     let strict = placement == Placement::Strict;
-    let uuid = &[0; 16];
+    // Its contents are nowhere in a layout.
+    let digest = key.map(|key| Digest { key, sum: [0; 16] });
     let draft =
-        TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest: None };
+        TableDraft { uuid: &[0; 16], number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest };
     layout_of(&draft, placement, lens, 0)
 }
 

@@ -21,10 +21,10 @@ use crate::format::directory::DirectoryEntry;
 use crate::format::placement::Placement;
 use crate::format::segment::{DigestKey, MAX_SEGMENT_LEN};
 use crate::format::{FormatError, ImageUuid};
-use crate::tape::Batch;
+use crate::tape::{Batch, Pfns};
 
 pub use bases::{Base, Bases, BlobAt, Likeness, StoredPage};
-pub use encode::{Layout, layout};
+pub use encode::Layout;
 
 pub(crate) use bases::PageProblem;
 pub(crate) use unit::pages_decoded;
@@ -207,6 +207,16 @@ impl EcbcCoder {
         Self { digest_key: pays.then_some(key), ..self }
     }
 
+    /// How it lays out a segment of `pfns` with `zeros` zero pages, whose other pages that are not
+    /// fill pages take `lens` bytes each, checks included, in page order: each by itself, upon
+    /// nothing.
+    ///
+    /// # Panics
+    /// If a length is 0 or exceeds 4096.
+    pub fn layout(&self, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
+        encode::layout(self.placement, self.digest_key, pfns, zeros, lens)
+    }
+
     /// Runs `f` with an encoder of the calling worker's own.
     fn with_encoder<T>(&self, f: impl FnOnce(&mut encode::Scratch) -> T) -> T {
         let idle = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -324,7 +334,6 @@ mod test {
     use crate::format::entry::Entry;
     use crate::format::reference::{Place, Reference};
     use crate::format::segment::MAX_SEGMENT_LEN;
-    use crate::tape::Pfns;
     use proptest::prelude::*;
 
     const UUID: ImageUuid = [5; 16];

@@ -4,6 +4,7 @@ pub mod calibrate;
 pub mod clock;
 pub mod coder;
 pub mod cost;
+mod faults;
 pub mod fluid;
 pub mod guest;
 pub mod machine;

@@ -128,6 +128,9 @@ pub struct Limits {
     pub link_s: f64,
     /// The busiest host's link.
     pub host_link_s: f64,
+    /// The switch, if the scenario gives it a rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_s: Option<f64>,
     /// The busiest host's cores.
     pub cores_s: f64,
     /// The server's cores.
@@ -142,6 +145,7 @@ impl Limits {
         let all = [
             ("server link", self.link_s),
             ("host link", self.host_link_s),
+            ("switch", self.switch_s.unwrap_or_default()),
             ("host cores", self.cores_s),
             ("server cores", self.server_cores_s),
             ("server disk", self.disk_s),

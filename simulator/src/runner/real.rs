@@ -13,7 +13,7 @@ use comio_core::storage::Storage;
 
 use super::template::Template;
 use super::{LOADING_BYTES, RunError, in_order, load_traces, run_of, world_error};
-use crate::cast::{engine_memory, guest_memories, guest_name};
+use crate::cast::{engine_memory, guest_memories, guest_name, segment_coder};
 use crate::herd::{self, Lane, Member, Pace};
 use crate::hypervisor::{Replay, ReplayHypervisor};
 use crate::mover::{EngineMover, Upon};
@@ -165,8 +165,7 @@ impl Stage<'_> {
         let guests = guest_memories(scenario, &self.traces).map(replay);
         let hypervisor =
             ReplayHypervisor::new(guests.enumerate().map(|(number, guest)| (guest_name(number), guest)));
-        let coder = EcbcCoder::new(coder, Placement::Hybrid).with_digests(self.world.uuid());
-        let coder = Arc::new(coder);
+        let coder = Arc::new(segment_coder(coder, self.world.uuid()));
         let engine = Engine::new(Arc::clone(&self.compute), coder, engine_memory(scenario));
         let turns = scenario.arrival.turns(scenario.guests.count, scenario.seed);
         let hosts = self.storages.iter().enumerate().cycle();

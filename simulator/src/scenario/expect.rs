@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
+use super::{Method, words};
 use crate::report::{Phase, Run};
 use crate::units::{Size, Span};
 
@@ -26,6 +26,7 @@ pub struct Expectation {
     /// Least guest bytes per stored byte.
     pub ratio_min: Option<f64>,
     /// The most guests that miss the scenario's deadline.
+    #[serde(default, deserialize_with = "words::some_count")]
     pub late_max: Option<usize>,
     /// The makespan is shorter than this method's, for the same operation and guests.
     pub faster_than: Option<Method>,
@@ -42,6 +43,16 @@ pub struct Missed {
 }
 
 impl Expectation {
+    /// Whether it bounds anything.
+    pub(super) fn has_bound(&self) -> bool {
+        self.makespan_max.is_some()
+            || self.makespan_min.is_some()
+            || self.stored_max.is_some()
+            || self.ratio_min.is_some()
+            || self.late_max.is_some()
+            || self.faster_than.is_some()
+    }
+
     /// The bounds that `runs` missed. An expectation that fits no run is missed too: it would
     /// otherwise pass by a slip of the pen.
     pub fn check(&self, runs: &[Run]) -> Vec<Missed> {
