@@ -267,6 +267,28 @@ fn every_shipped_scenario_can_be_run() {
     }
 }
 
+/// What people would do without ComIO stands beside it wherever methods are compared.
+#[test]
+fn comparisons_have_all_their_baselines() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    for name in ["paper", "bandwidth", "cores", "evening", "morning", "shutdown"] {
+        let text = std::fs::read_to_string(directory.join(format!("{name}.toml"))).unwrap();
+        let methods = scenario::parse(name, &text, &|_| true).unwrap().scenario.methods;
+        for baseline in [
+            Method::XenSequential,
+            Method::Xen,
+            Method::PipeLz4,
+            Method::PipeLzop,
+            Method::PipeZstd,
+            Method::Lz4,
+            Method::Zstd1,
+            Method::Comio,
+        ] {
+            assert!(methods.contains(&baseline), "{name}.toml lacks {baseline}");
+        }
+    }
+}
+
 #[test]
 fn the_published_schema_is_the_programs() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/scenario.schema.json");
