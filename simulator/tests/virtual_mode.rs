@@ -143,7 +143,7 @@ fn every_guest_comes_back_by_every_method() {
     assert_eq!(outcome.results.runs.len(), 22);
     for run in &outcome.results.runs {
         assert_eq!(run.identical, Some(true), "{}", run.label());
-        let limit = run.limits.unwrap().longest();
+        let limit = run.limit().unwrap();
         assert!(run.makespan_s >= limit.1 * 0.999, "{} beats its limit {limit:?}", run.label());
     }
 }
@@ -262,7 +262,9 @@ fn every_shipped_scenario_can_be_run() {
         }
     }
     names.sort();
-    for name in ["bandwidth", "cores", "evening", "morning", "paper", "quickstart", "scale", "shutdown"] {
+    for name in
+        ["bandwidth", "cores", "evening", "morning", "paper", "quickstart", "scale", "shutdown", "units"]
+    {
         assert!(names.iter().any(|found| found == name), "{name}.toml is missing");
     }
 }

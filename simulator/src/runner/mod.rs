@@ -3,6 +3,7 @@
 //! Both modes move the same herds with the same engine. `real` does it with bytes, on the
 //! storages and threads that the program hands in; `modelled` on an event clock.
 
+mod extract;
 mod modelled;
 mod real;
 mod template;
@@ -164,6 +165,7 @@ fn run_of(
         goodput_bytes_per_s: per_second(guest_bytes, arrived.makespan),
         identical: None,
         guest_s: Spread::of(arrived.times.iter().map(|time| time.end_s - time.start_s).collect()),
+        page_s: None,
         late,
         limits: None,
         history: None,

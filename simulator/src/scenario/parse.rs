@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Mode, Scenario, ScenarioError, nights, sense, sweep};
+use super::{Mode, Scenario, ScenarioError, nights, sense, single, sweep};
 use crate::trace::RUN_PAGES;
 
 /// The most memory a guest may have: four times the largest machines of today.
@@ -77,8 +77,10 @@ pub fn parse(
     let scenario: Scenario = toml::from_str(text).map_err(toml_error)?;
     let places: Places = toml::from_str(text).map_err(toml_error)?;
     let senses: sense::Places = toml::from_str(text).map_err(toml_error)?;
+    let singles: single::Places = toml::from_str(text).map_err(toml_error)?;
     let mut problems = problems(&scenario, &places, has_trace);
     problems.extend(sense::problems(&scenario, &senses));
+    problems.extend(single::problems(&scenario, &singles));
     if let Some((span, problem)) = problems.into_iter().min_by_key(|(span, _)| span.start) {
         return Err(wrong(Some(span), problem));
     }
@@ -393,6 +395,7 @@ mod test {
             ("[hosts]", "[arrival]\npattern = \"at-once\"\nevery = \"1 s\"\n[hosts]", "leave out every"),
             ("method = \"comio\"", "method = \"comio-dense\"", "not among this scenario's methods"),
             ("method = \"comio\"", "method = \"comio\"\npoint = \"3\"", "this scenario has no sweep"),
+            ("ratio-min = 2.5", "of-limit-max = 1.05", "only known of models"),
         ] {
             let error = error_of(from, to);
             assert!(error.contains(word), "{error}");

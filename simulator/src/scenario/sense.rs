@@ -6,7 +6,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
-use super::{Expectation, FaultKind, Operation, Pattern, Point, Scenario};
+use super::{Expectation, FaultKind, Mode, Operation, Pattern, Point, Scenario};
 use crate::report::Phase;
 use crate::units::Span;
 
@@ -78,6 +78,9 @@ pub(super) fn expectations(scenario: &Scenario, points: &[Point], places: &Place
 }
 
 fn unmeasured(expected: &Expectation, points: &[Point]) -> Option<String> {
+    if expected.is_about_limits() && points.iter().any(|point| point.scenario.mode == Mode::Real) {
+        return Some("what limits a run is only known of models: set mode = \"virtual\"".to_owned());
+    }
     let methods: BTreeSet<_> = points.iter().flat_map(|point| &point.scenario.methods).collect();
     if let Some(method) =
         [expected.method, expected.faster_than].into_iter().flatten().find(|method| !methods.contains(method))
@@ -102,6 +105,7 @@ fn phases(operation: Operation) -> impl Iterator<Item = &'static str> {
         Operation::Save => &[Phase::Save],
         Operation::SaveThenRestore | Operation::Nightly => &[Phase::Save, Phase::Restore],
         Operation::Restore => &[Phase::Restore],
+        Operation::Extract => &[Phase::Save, Phase::Extract],
     };
     phases.iter().map(|phase| phase.name())
 }
