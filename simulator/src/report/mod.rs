@@ -35,6 +35,9 @@ pub struct Results {
     pub parameter: Option<String>,
     /// Hash of the scenario file.
     pub scenario_hash: String,
+    /// Hash of the cost table (virtual mode).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs_hash: Option<String>,
     /// The seed used.
     pub seed: u64,
     /// Every run, in the order of the sweep, then the methods, then the operations.
@@ -251,6 +254,8 @@ impl Run {
 pub struct Circumstances {
     /// The program's version.
     pub version: String,
+    /// The commit that it was built from.
+    pub commit: String,
     /// The machine: processor, cores, memory, system.
     pub machine: String,
     /// When the run ended, seconds since 1970.
@@ -454,6 +459,7 @@ pub(crate) mod test {
             question: "y?".to_owned(),
             parameter: None,
             scenario_hash: "0".to_owned(),
+            costs_hash: None,
             seed: 1,
             runs: runs(),
         }

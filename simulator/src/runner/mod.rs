@@ -116,9 +116,9 @@ pub async fn run_with_costs(
     costs: &CostTable,
 ) -> Result<Outcome, RunError> {
     let scenario = &file.scenario;
-    let runs = match scenario.mode {
-        Mode::Real => real::run(&file.points, world).await?,
-        Mode::Virtual => modelled::run(&file.points, world, costs).await?,
+    let (runs, costs_hash) = match scenario.mode {
+        Mode::Real => (real::run(&file.points, world).await?, None),
+        Mode::Virtual => (modelled::run(&file.points, world, costs).await?, Some(costs.hash()?)),
     };
     let missed = scenario.expect.iter().flat_map(|expected| expected.check(&runs)).collect();
     let results = Results {
@@ -127,6 +127,7 @@ pub async fn run_with_costs(
         question: scenario.question.clone(),
         parameter: parameter(scenario),
         scenario_hash: file.hash.clone(),
+        costs_hash,
         seed: scenario.seed,
         runs,
     };
