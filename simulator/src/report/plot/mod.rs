@@ -93,18 +93,20 @@ fn makespan_bars(results: &Results) -> BarChart {
     };
     BarChart {
         title: "Time until the last guest is done".to_owned(),
-        subtitle: format!("{}; shorter is better{}", herd(runs), marks(runs)),
+        subtitle: format!("{}; shorter is better  {}", herd(runs), limits_are("mark", runs))
+            .trim()
+            .to_owned(),
         groups: results.methods().into_iter().map(group).collect(),
         series: phases.iter().map(|phase| phase.name().to_owned()).collect(),
     }
 }
 
-/// What marks across bars are, if there are any.
-fn marks(runs: &[Run]) -> &'static str {
+/// What stands for limits in a plot, if any is known.
+fn limits_are(drawn: &str, runs: &[Run]) -> String {
     if runs.iter().any(|run| run.limit().is_some()) {
-        "; mark: what the busiest resource alone would take"
+        format!("{drawn}: what the busiest resource alone would take")
     } else {
-        ""
+        String::new()
     }
 }
 
@@ -142,7 +144,7 @@ fn makespan_curves(results: &Results, phase: Phase) -> CurveChart {
     }
     CurveChart {
         title: format!("Time until the last guest is {}d", phase.name()),
-        subtitle: "dashed: what the busiest resource alone would take".to_owned(),
+        subtitle: limits_are("dashed", &results.runs),
         x_name: results.parameter.clone().unwrap_or_default(),
         x_labels: results.points(),
         y_name: "seconds".to_owned(),
@@ -153,15 +155,15 @@ fn makespan_curves(results: &Results, phase: Phase) -> CurveChart {
 const PAGE_TITLE: &str = "Time until one page is out of its image";
 
 /// How long one page took, in the middle of all that had to be read.
-fn median_page_ms(run: &Run) -> Option<f64> {
-    run.page_s.map(|pages| pages.median * 1e3)
+fn median_page_us(run: &Run) -> Option<f64> {
+    run.page_s.map(|pages| pages.median * 1e6)
 }
 
 fn page_bars(runs: &[Run]) -> BarChart {
-    let measured = runs.iter().filter_map(|run| Some((run.method, median_page_ms(run)?)));
-    let group = |(method, ms): (Method, f64)| Group {
+    let measured = runs.iter().filter_map(|run| Some((run.method, median_page_us(run)?)));
+    let group = |(method, us): (Method, f64)| Group {
         label: method.title().to_owned(),
-        bars: vec![Bar { value: ms, label: format!("{ms:.3} ms"), mark: None }],
+        bars: vec![Bar { value: us, label: format!("{us:.0} us"), mark: None }],
     };
     BarChart {
         title: PAGE_TITLE.to_owned(),
@@ -176,14 +178,14 @@ fn page_curves(results: &Results) -> CurveChart {
         name: method.title().to_owned(),
         colour,
         dashed: false,
-        points: results.along_the_sweep(method, Phase::Extract, median_page_ms),
+        points: results.along_the_sweep(method, Phase::Extract, median_page_us),
     };
     CurveChart {
         title: PAGE_TITLE.to_owned(),
         subtitle: "median".to_owned(),
         x_name: results.parameter.clone().unwrap_or_default(),
         x_labels: results.points(),
-        y_name: "ms".to_owned(),
+        y_name: "us".to_owned(),
         curves: results.methods().into_iter().enumerate().map(curve).collect(),
     }
 }
@@ -246,7 +248,7 @@ mod test {
             }
             let charts = charts(&results).unwrap();
             let (_, svg) = charts.iter().find(|(name, _)| name == "page.svg").unwrap();
-            assert!(svg.contains(if bars { "2.500 ms" } else { "guests.count" }) && svg.contains(PAGE_TITLE));
+            assert!(svg.contains(if bars { "2500 us" } else { "guests.count" }) && svg.contains(PAGE_TITLE));
             assert!(charts.iter().all(|(name, svg)| name == "page.svg" || !svg.contains("extract")));
         }
     }
