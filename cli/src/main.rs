@@ -2,6 +2,7 @@
 
 mod ancestors;
 mod args;
+mod circumstances;
 mod commands;
 mod exit;
 mod guest_config;

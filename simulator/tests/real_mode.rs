@@ -240,6 +240,42 @@ fn increments_take_what_changed_and_come_back_every_night() {
 }
 
 #[test]
+fn single_pages_are_taken_out_and_timed() {
+    let world = world(false);
+    let file = parsed(
+        "name = 'test'\nquestion = 'what does a page cost?'\nmode = 'real'\n\
+         operation = 'extract'\nmethods = ['raw', 'comio']\n\
+         [guests]\ncount = 2\nmemory = '5 MiB'\ntraces = ['t-0']\n\
+         [sweep]\nparameter = 'guests.unit'\nvalues = [1, 16]\n",
+    );
+    let runs = block_on(runner::run(&file, &world)).unwrap().results.runs;
+    assert_eq!(runs.len(), 2 * 2 * 2, "units, methods, saving and extracting");
+    let extracted: Vec<&Run> = runs.iter().filter(|run| run.operation == Phase::Extract).collect();
+    assert!(extracted.iter().all(|run| run.identical == Some(true) && run.timeline.guests.len() == 2));
+    // The clock moves by a millisecond a look.
+    assert!(extracted.iter().all(|run| run.page_s.is_some_and(|pages| pages.median >= 0.001)));
+    let stored = |unit: &str| {
+        let wanted = |run: &&&Run| run.method == Method::Comio && run.point.as_deref() == Some(unit);
+        extracted.iter().find(wanted).unwrap().stored_bytes
+    };
+    assert!(stored("16") < stored("1"), "units make images smaller");
+    assert!(block_on(world.images.list()).unwrap().is_empty());
+}
+
+#[test]
+fn spoiled_pages_are_an_error_that_names_guest_and_method() {
+    let file = parsed(
+        "name = 'test'\nquestion = 'is damage seen?'\nmode = 'real'\n\
+         operation = 'extract'\nmethods = ['raw']\n\
+         [guests]\ncount = 1\nmemory = '5 MiB'\ntraces = ['t-0']\n",
+    );
+    let error = block_on(runner::run(&file, &world(true))).unwrap_err();
+    let RunError::Herd { method, phase, problem } = &error else { panic!("{error:?}") };
+    assert_eq!((*method, *phase), (Method::Raw, Phase::Extract));
+    assert!(problem.problem.is_damage(), "{:?}", problem.problem);
+}
+
+#[test]
 fn a_trace_may_be_an_increment_upon_another() {
     let world = world(false);
     let mut changed = recorded(1300);

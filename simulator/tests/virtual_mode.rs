@@ -16,7 +16,7 @@ use comio_simulator::hypervisor::Replay as _;
 use comio_simulator::model::coder::CodeTable;
 use comio_simulator::model::cost::CostTable;
 use comio_simulator::replay::ReplayedGuest;
-use comio_simulator::report::{Phase, Run};
+use comio_simulator::report::{Phase, Resource, Run};
 use comio_simulator::runner::{self, Outcome};
 use comio_simulator::scenario::{self, Method, Scenario};
 use comio_simulator::trace::{SyntheticGuest, Trace};
@@ -158,7 +158,7 @@ fn every_guest_comes_back_by_every_method() {
     assert_eq!(outcome.results.runs.len(), 22);
     for run in &outcome.results.runs {
         assert_eq!(run.identical, Some(true), "{}", run.label());
-        let limit = run.limits.unwrap().longest();
+        let limit = run.limit().unwrap();
         assert!(run.makespan_s >= limit.1 * 0.999, "{} beats its limit {limit:?}", run.label());
     }
 }
@@ -233,7 +233,7 @@ fn a_switch_that_is_all_that_matters_takes_bytes_over_its_rate() {
         let run = find(&outcome, Method::Raw, phase);
         let exact = as_f64(run.stored_bytes) / (200e6 / 8.0 * 1448.0 / 1514.0);
         assert_within(run.makespan_s, exact, 0.01);
-        assert_eq!(run.limits.unwrap().longest().0, "switch");
+        assert_eq!(run.limit().unwrap().0, Resource::Switch);
         assert!(run.timeline.usage.iter().any(|series| series.resource == "switch"));
     }
 }
@@ -348,8 +348,32 @@ fn every_shipped_scenario_can_be_run() {
         }
     }
     names.sort();
-    for name in ["bandwidth", "cores", "evening", "morning", "paper", "quickstart", "scale", "shutdown"] {
+    for name in
+        ["bandwidth", "cores", "evening", "morning", "paper", "quickstart", "scale", "shutdown", "units"]
+    {
         assert!(names.iter().any(|found| found == name), "{name}.toml is missing");
+    }
+}
+
+/// What people would do without ComIO stands beside it wherever methods are compared.
+#[test]
+fn comparisons_have_all_their_baselines() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    for name in ["paper", "bandwidth", "cores", "evening", "morning", "shutdown"] {
+        let text = std::fs::read_to_string(directory.join(format!("{name}.toml"))).unwrap();
+        let methods = scenario::parse(name, &text, &|_| Ok(())).unwrap().scenario.methods;
+        for baseline in [
+            Method::XenSequential,
+            Method::Xen,
+            Method::PipeLz4,
+            Method::PipeLzop,
+            Method::PipeZstd,
+            Method::Lz4,
+            Method::Zstd1,
+            Method::Comio,
+        ] {
+            assert!(methods.contains(&baseline), "{name}.toml lacks {baseline}");
+        }
     }
 }
 

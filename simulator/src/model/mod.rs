@@ -10,6 +10,7 @@ pub mod guest;
 pub mod machine;
 pub mod network;
 pub(crate) mod pipe;
+pub mod sample;
 pub mod server;
 pub(crate) mod site;
 pub mod storage;

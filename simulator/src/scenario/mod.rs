@@ -12,6 +12,7 @@ mod names;
 mod nights;
 mod parse;
 mod sense;
+mod single;
 mod sweep;
 mod timing;
 mod words;
@@ -115,6 +116,9 @@ pub enum Operation {
     /// All guests are restored from images that were saved before the clock started
     /// (virtual mode).
     Restore,
+    /// All guests are saved, then single pages are taken out of their images, one after the other
+    /// (real mode).
+    Extract,
     /// All guests are saved and restored on a first night and on each of `nights` after it,
     /// when some of their memory has changed (real mode).
     Nightly,
@@ -135,6 +139,13 @@ pub struct Guests {
     /// same trace too.
     #[serde(default = "default_private")]
     pub private: Share,
+    /// How many pages are coded together, at most (more than one in real mode only).
+    #[serde(default = "one", deserialize_with = "words::count")]
+    pub unit: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Desktops cloned from one template share 37–42 % of their pages.

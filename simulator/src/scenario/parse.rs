@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::sweep::{self, Sweep, SweepPlaces};
-use super::{Scenario, ScenarioError, figures, sense, words};
+use super::{Scenario, ScenarioError, figures, sense, single, words};
 
 /// Whether there is a trace of a name; if not, what those are called that are there.
 pub type FindTrace<'a> = &'a dyn Fn(&str) -> Result<(), Vec<String>>;
@@ -67,8 +67,10 @@ pub fn parse(file: &str, text: &str, find_trace: FindTrace<'_>) -> Result<Scenar
     let scenario: Scenario = toml::from_str(text).map_err(toml_error)?;
     let places: Places = toml::from_str(text).map_err(toml_error)?;
     let senses: sense::Places = toml::from_str(text).map_err(toml_error)?;
+    let singles: single::Places = toml::from_str(text).map_err(toml_error)?;
     let mut problems = figures::problems(&scenario, &places, find_trace);
     problems.extend(sense::problems(&scenario, &senses));
+    problems.extend(single::problems(&scenario, &singles));
     if let Some((span, problem)) = problems.into_iter().min_by_key(|(span, _)| span.start) {
         return Err(wrong(Some(span), problem));
     }
@@ -389,6 +391,8 @@ mod test {
             ("method = \"comio\"", "faster-than = \"raw\"", "which method"),
             ("method = \"comio\"", "method = \"comio-dense\"", "not among this scenario's methods"),
             ("method = \"comio\"", "method = \"comio\"\npoint = \"3\"", "this scenario has no sweep"),
+            ("ratio-min = 2.5", "of-limit-max = 1.05", "only known of models"),
+            ("ratio-min = 2.5", "limited-by = \"switch\"", "network.switch"),
         ] {
             let error = error_of(from, to);
             assert!(error.contains(word), "{error}");

@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
-use super::{Expectation, FaultKind, Operation, Pattern, Point, Scenario};
-use crate::report::Phase;
+use super::{Expectation, FaultKind, Mode, Operation, Pattern, Point, Scenario};
+use crate::report::{Phase, Resource};
 use crate::units::Span;
 
 /// Where the values stand.
@@ -91,6 +91,9 @@ fn unmeasured(expected: &Expectation, points: &[Point]) -> Option<String> {
     if let Some(problem) = unbounded(expected, points) {
         return Some(problem);
     }
+    if expected.is_about_limits() && points.iter().any(|point| point.scenario.mode == Mode::Real) {
+        return Some("what limits a run is only known of models: set mode = \"virtual\"".to_owned());
+    }
     let methods: BTreeSet<_> = points.iter().flat_map(|point| &point.scenario.methods).collect();
     if let Some(method) =
         [expected.method, expected.faster_than].into_iter().flatten().find(|method| !methods.contains(method))
@@ -118,6 +121,10 @@ fn unbounded(expected: &Expectation, points: &[Point]) -> Option<String> {
     if expected.late_max.is_some() && points.iter().any(|point| point.scenario.deadline.is_none()) {
         return Some("late-max counts who misses the deadline: set one, deadline = \"5 min\"".to_owned());
     }
+    let has_switch = |point: &Point| point.scenario.network.switch.is_some();
+    if expected.limited_by == Some(Resource::Switch) && !points.iter().all(has_switch) {
+        return Some("the switch is no limit: give it a rate, network.switch = \"10 Gbit/s\"".to_owned());
+    }
     match (expected.method, expected.faster_than?) {
         (Some(method), other) if method == other => {
             Some(format!("{method} is never faster than itself: name another method"))
@@ -132,6 +139,7 @@ fn phases(operation: Operation) -> impl Iterator<Item = &'static str> {
         Operation::Save => &[Phase::Save],
         Operation::SaveThenRestore | Operation::Nightly => &[Phase::Save, Phase::Restore],
         Operation::Restore => &[Phase::Restore],
+        Operation::Extract => &[Phase::Save, Phase::Extract],
     };
     phases.iter().map(|phase| phase.name())
 }
