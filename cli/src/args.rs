@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// List the images of a directory.
     Ls(Ls),
     /// Remove an image.
+    ///
+    /// What others in the same directory need is not removed. Images in other directories that need it
+    /// are not known.
     Rm(Rm),
     /// Copy an image to another place or storage.
     Cp(Cp),
@@ -122,7 +125,7 @@ pub(crate) struct Ancestors {
 /// What a new image rests on, how it is coded, and how that is told.
 #[derive(Debug, Args)]
 pub(crate) struct Packing {
-    /// Store only what differs from this image of the same guest.
+    /// Store only what differs from this image of the same guest, best one made without --unit.
     #[arg(long, value_name = "IMAGE")]
     pub(crate) parent: Option<String>,
     /// Store only what this template (see comio template make) does not have.

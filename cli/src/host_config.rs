@@ -22,11 +22,11 @@ pub(crate) struct HostConfig {
     pub(crate) jobs: Option<usize>,
     /// Names of guests that come first, in this order.
     order: Vec<String>,
-    /// Names of guests that are left alone.
-    pub(crate) exclude: Vec<String>,
+    /// Names or uuids of guests that are left alone. No numbers: those change with each start.
+    exclude: Vec<String>,
     /// How long a save of all may take, such as "5m".
     deadline: Option<String>,
-    /// What becomes of guests that are not saved by then.
+    /// What becomes of guests that are not saved by then, or whose save failed.
     #[serde(alias = "on_deadline")]
     pub(crate) on_deadline: OnDeadline,
 }
@@ -56,6 +56,11 @@ impl HostConfig {
     /// The deadline.
     pub(crate) fn deadline(&self) -> anyhow::Result<Option<Duration>> {
         self.deadline.as_deref().map(args::duration).transpose().map_err(|problem| anyhow!(problem))
+    }
+
+    /// Whether the guest of that name and uuid is left alone.
+    pub(crate) fn excludes(&self, name: &str, uuid: &str) -> bool {
+        self.exclude.iter().any(|other| other == name || other.eq_ignore_ascii_case(uuid))
     }
 
     /// Puts first what `order` names, in that order; the rest stays as it is.

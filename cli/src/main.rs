@@ -2,6 +2,7 @@
 
 mod ancestors;
 mod args;
+mod circumstances;
 mod commands;
 mod exit;
 mod guest_config;
@@ -11,6 +12,8 @@ mod marks;
 mod output;
 mod progress;
 mod session;
+mod signals;
+mod total;
 mod traces;
 mod world;
 

@@ -84,6 +84,7 @@ fn draw(bar: &ProgressBar, progress: &Progress, waiting: Option<String>) {
         Phase::Syncing => "making it durable",
         Phase::Checking => "checking",
         Phase::Publishing => "publishing",
+        Phase::Removing => "removing what was written",
     };
     bar.set_message(waiting.map_or_else(|| doing.to_owned(), |why| format!("waiting: {why}")));
 }

@@ -1,24 +1,26 @@
 //! What a command works with: workers, engine, progress, and the way to stop.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use comio_backends::pool::WorkerPool;
 use comio_core::compute::Compute;
 use comio_core::ecbc::Method;
-use comio_core::engine::{Engine, EngineError, Progress, SaveOptions};
+use comio_core::engine::{Engine, EngineError, Phase, Progress, SaveOptions};
 use comio_core::format::placement::Placement;
 use comio_core::segment::{EcbcCoder, SegmentCoder};
 use comio_core::storage::Storage;
 use indicatif::MultiProgress;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Resources;
 use crate::location::{self, Location};
 use crate::progress::{self, ProgressLine};
+use crate::signals::Signals;
+use crate::total::{Total, TotalLine};
 
-/// After a signal an operation has this long to remove what it has written.
+/// After a stop an operation has this long to remove what it has written.
 const STOP_LIMIT: Duration = Duration::from_millis(900);
 /// And this long when a guest is in its hands: xl waits up to a minute for a guest to answer, and
 /// only then can it be let run on.
@@ -92,65 +94,110 @@ impl Session {
         Ok(storage)
     }
 
+    /// Shows how far `total` is, beside the progress lines of its operations.
+    pub(crate) fn show(&self, total: &Arc<Total>) -> TotalLine {
+        TotalLine::start(total, &self.lines)
+    }
+
     fn watch(&self, storage: &Arc<dyn Storage>) {
         self.storages.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(storage));
     }
 
-    /// Runs `operation` with a progress line on a terminal. SIGINT and SIGTERM stop it: it may
-    /// clean up for a moment, then the program ends.
+    /// What leads up to an operation, and has nothing in its hands: a stop drops it where it is.
+    pub(crate) async fn unless_stopped<T>(
+        &self,
+        beginning: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        tokio::select! {
+            begun = beginning => begun,
+            () = self.progress.stopped() => Err(EngineError::Stopped.into()),
+        }
+    }
+
+    /// Runs `operation` with a progress line on a terminal. A signal, or whoever stops its
+    /// progress, ends it: it may clean up for a moment, then it is dropped.
     pub(crate) async fn run<T>(
         &self,
         title: &str,
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> anyhow::Result<T> {
-        self.run_within(STOP_LIMIT, title, operation).await
+        let mut operation = std::pin::pin!(operation);
+        if let Some(result) = self.until_stopped(title, operation.as_mut()).await? {
+            return Ok(result?);
+        }
+        match within(STOP_LIMIT, operation).await {
+            Some(result) => Ok(result?),
+            None => Err(unanswered().into()),
+        }
     }
 
-    /// As [`run`](Self::run), for an operation that has a guest in its hands: a signal stops it,
-    /// but the program ends only when the guest is what it was before.
+    /// As [`run`](Self::run), for an operation that has `guest` in its hands: it is dropped only
+    /// when the guest is what it was before, or nothing more can be done for it.
     pub(crate) async fn run_with_guest<T>(
         &self,
-        title: &str,
+        doing: &str,
+        guest: &str,
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> anyhow::Result<T> {
-        self.run_within(GUEST_STOP_LIMIT, title, operation).await
-    }
-
-    async fn run_within<T>(
-        &self,
-        limit: Duration,
-        title: &str,
-        operation: impl Future<Output = Result<T, EngineError>>,
-    ) -> anyhow::Result<T> {
-        let storages = self.storages.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let line = ProgressLine::start(title, &self.progress, storages, &self.lines);
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         let mut operation = std::pin::pin!(operation);
-        let result = tokio::select! {
-            result = &mut operation => result,
-            _ = interrupt.recv() => self.stop(limit, operation).await,
-            _ = terminate.recv() => self.stop(limit, operation).await,
-        };
-        drop(line);
-        Ok(result?)
+        if let Some(result) = self.until_stopped(&format!("{doing} {guest}"), operation.as_mut()).await? {
+            return Ok(result?);
+        }
+        let stopped = now();
+        while stopped.elapsed() < GUEST_STOP_LIMIT {
+            // The guest was let go before; what is left is the storage's.
+            let removing = self.progress.phase() == Phase::Removing;
+            if let Some(result) = within(STOP_LIMIT, operation.as_mut()).await {
+                return Ok(result?);
+            }
+            if removing {
+                return Err(unanswered().into());
+            }
+        }
+        bail!(
+            "{guest} could not be let go within {} s and may be paused: run comio recover; what was written stays as a temporary file (see comio clean)",
+            GUEST_STOP_LIMIT.as_secs()
+        )
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the program's own limit, after a signal")]
-    async fn stop<T>(
+    /// The result of `operation`, or nothing if it was told to stop before.
+    async fn until_stopped<T>(
         &self,
-        limit: Duration,
-        operation: impl Future<Output = Result<T, EngineError>>,
-    ) -> Result<T, EngineError> {
-        self.progress.stop();
-        if let Ok(result) = tokio::time::timeout(limit, operation).await {
-            return result;
+        title: &str,
+        operation: Pin<&mut impl Future<Output = Result<T, EngineError>>>,
+    ) -> anyhow::Result<Option<Result<T, EngineError>>> {
+        if self.progress.is_stopping() {
+            // No guest must be asked to suspend for nothing.
+            return Err(EngineError::Stopped.into());
         }
-        crate::output::say(
-            "comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)",
-        );
-        Err(EngineError::Stopped)
+        let storages = self.storages.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let _line = ProgressLine::start(title, &self.progress, storages, &self.lines);
+        let mut signals = Signals::listen()?;
+        tokio::select! {
+            result = operation => return Ok(Some(result)),
+            () = signals.any() => self.progress.stop(),
+            () = self.progress.stopped() => {}
+        }
+        Ok(None)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's own limit, after a stop")]
+async fn within<T>(limit: Duration, operation: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(limit, operation).await.ok()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's own limit, after a stop")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The end of an operation whose storage is silent.
+fn unanswered() -> EngineError {
+    crate::output::say(
+        "comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)",
+    );
+    EngineError::Stopped
 }
 
 /// Identity and time of a new image.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use comio_backends::embedded::EmbeddedServer;
 use comio_backends::local::LocalStorage;
 use comio_backends::netns::{Export, Lab, Plan};
-use comio_backends::nfs::{NfsStorage, NfsUrl};
+use comio_backends::nfs::{NfsStorage, NfsUrl, Throttle};
 use comio_backends::pool::WorkerPool;
 use comio_core::compute::Compute;
 use comio_core::engine::Image;
@@ -47,6 +47,22 @@ impl RealWorld {
 pub(crate) fn trace_path(scenario: &Path, traces: &Path, name: &str) -> PathBuf {
     let directory = if name.contains('/') { scenario } else { traces };
     directory.join(format!("{name}.comio"))
+}
+
+/// Whether the trace `name` is there; if not, the names of those beside where it should be.
+pub(crate) fn find_trace(scenario: &Path, traces: &Path, name: &str) -> Result<(), Vec<String>> {
+    let path = trace_path(scenario, traces, name);
+    if path.is_file() {
+        return Ok(());
+    }
+    let files = path.parent().and_then(|directory| std::fs::read_dir(directory).ok());
+    // As they would stand in the scenario: with the directory, if this one has it.
+    let prefix = name.rfind('/').map_or("", |slash| &name[..=slash]);
+    let names = files.into_iter().flatten().filter_map(|file| {
+        let file = file.ok()?.file_name().into_string().ok()?;
+        Some(format!("{prefix}{}", file.strip_suffix(".comio")?))
+    });
+    Err(names.collect())
 }
 
 #[async_trait]
@@ -89,10 +105,10 @@ impl World for RealWorld {
         if server.location != Server::EMBEDDED {
             return Ok(Box::new(External { url: server.location.clone() }));
         }
-        let link_bytes_per_s = server.link.0 / 8;
+        let link = Arc::new(Throttle::new(server.link.0 / 8));
         let directory = tempfile::Builder::new().prefix("comio-scenario-").tempdir()?;
         let server = EmbeddedServer::start(directory.path(), SERVER_THREADS)?;
-        Ok(Box::new(Embedded { server, directory, link_bytes_per_s }))
+        Ok(Box::new(Embedded { server, directory, link }))
     }
 
     fn tell(&self, words: &str) {
@@ -104,14 +120,14 @@ impl World for RealWorld {
 struct Embedded {
     server: EmbeddedServer,
     directory: tempfile::TempDir,
-    /// What a host gets of the link that the scenario puts before the server.
-    link_bytes_per_s: u64,
+    /// The link that the scenario puts before the server: all hosts share it.
+    link: Arc<Throttle>,
 }
 
 #[async_trait]
 impl RunningServer for Embedded {
     async fn connect(&self, _host: usize, connections: usize) -> Result<Arc<dyn Storage>, WorldError> {
-        connect(&self.server.url(), connections, Some(self.link_bytes_per_s)).await
+        connect(&self.server.url(), connections, Some(Arc::clone(&self.link))).await
     }
 
     async fn stop(self: Box<Self>) -> Result<(), WorldError> {
@@ -170,12 +186,49 @@ impl RunningServer for External {
 async fn connect(
     url: &str,
     connections: usize,
-    bytes_per_s: Option<u64>,
+    link: Option<Arc<Throttle>>,
 ) -> Result<Arc<dyn Storage>, WorldError> {
     let mut url = NfsUrl::parse(url)?;
     url.options.connections = connections.max(1);
-    if bytes_per_s.is_some() {
-        url.options.bandwidth_bytes_per_s = bytes_per_s;
+    let storage = match link {
+        Some(link) => NfsStorage::connect_within(&url, Some(link)).await,
+        None => NfsStorage::connect(&url).await,
+    };
+    Ok(Arc::new(storage?))
+}
+
+#[cfg(test)]
+mod test {
+    use comio_core::buffer::{Buffer, Payload};
+    use comio_core::storage::CreateOptions;
+    use comio_simulator::scenario;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn hosts_share_the_embedded_servers_link() -> Result<(), WorldError> {
+        let text = "name = 'x'\nquestion = 'y?'\nmode = 'real'\noperation = 'save'\nmethods = ['raw']\n\
+            [guests]\ncount = 4\nmemory = '1 MiB'\ntraces = ['t']\n\
+            [hosts]\ncount = 4\n[server]\nlink = '80 Mbit/s'\n";
+        let scenario = scenario::parse("x.toml", text, &|_| Ok(()))?.scenario;
+        let world = RealWorld::new(PathBuf::new(), PathBuf::new());
+        let server = world.start_server(&scenario).await?;
+        let begin = world.now();
+        let host = async |host: usize| -> Result<(), WorldError> {
+            let storage = server.connect(host, 1).await?;
+            let options = CreateOptions { replace: true, held_bytes_max: 8 << 20, unique: host as u64 };
+            let writer = storage.create(&format!("guest-{host}"), options).await?;
+            for offset in 0..4 {
+                let piece = Payload::Bytes(Buffer::unpooled(vec![7; 256 << 10]));
+                writer.write_at(offset * (256 << 10), piece).await?;
+            }
+            writer.sync().await?;
+            Ok(writer.publish().await?)
+        };
+        tokio::try_join!(host(0), host(1), host(2), host(3))?;
+        // 4 MiB at 10 MB/s: 0.42 s, of which the last transfer of each host begins with its turn.
+        let took = world.now().saturating_sub(begin);
+        assert!(took >= Duration::from_millis(300), "took {took:?}");
+        server.stop().await
     }
-    Ok(Arc::new(NfsStorage::connect(&url).await?))
 }

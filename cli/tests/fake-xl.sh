@@ -54,7 +54,7 @@ save() {
     if [ -e "$fake/deaf" ]; then
         refuse "guest didn't acknowledge suspend, cancelling request"
     fi
-    change "$1" 3 ---s--
+    change "$1" 3 ---ss-
     size=$(wc -c <"$fake/stream")
     ok=yes
     {
@@ -103,6 +103,7 @@ case "$*" in
 "save -p "*) save "$3" "$4" ;;
 "restore -p /dev/stdin") restore "" "$3" ;;
 "restore -p /"*" /dev/stdin") restore "$3" "$4" ;;
+resume\ *) known "$2" && change "$2" 3 -b---- ;;
 unpause\ *) known "$2" && change "$2" 3 -b---- ;;
 destroy\ *) known "$2" && rm "$fake/domains/$2" ;;
 shutdown\ *) known "$2" && rm "$fake/domains/$2" ;;

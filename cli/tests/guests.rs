@@ -3,9 +3,8 @@
 mod common;
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use common::host::{GUEST, Host, ID, UUID, wait_until, words};
+use common::host::{GUEST, Host, ID, UUID, words};
 
 #[test]
 fn a_guest_is_destroyed_once_its_image_is_whole_and_comes_back() {
@@ -110,23 +109,6 @@ fn a_guest_that_cannot_be_destroyed_is_noted_and_recover_lets_it_run() {
     assert!(host.runs(GUEST));
 }
 
-/// SIGTERM in the middle of a save: it ends soon, the guest runs, nothing is visible.
-#[test]
-#[expect(clippy::disallowed_methods, reason = "the time until the program ends is what is tested")]
-fn sigterm_lets_the_guest_run_on() {
-    let host = Host::new();
-    let mut saving = host.start_until(&["save", GUEST, &host.image("web.comio")], "3 middle").expect("saves");
-    let begun = Instant::now();
-    signal(&saving, "-TERM");
-    host.go();
-    let status = saving.wait().expect("a child");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert_eq!(status.code(), Some(130));
-    assert!(host.runs(GUEST));
-    assert!(host.images().is_empty(), "{:?}", host.images());
-    assert!(host.journal().is_empty());
-}
-
 #[test]
 fn one_guest_is_saved_once_at_a_time() {
     let host = Host::new();
@@ -176,7 +158,8 @@ fn a_guest_is_restored_by_another_configuration_or_leaves_no_domain() {
         assert_eq!((host.state("web2"), host.state(GUEST)), (None, None));
         assert!(host.journal().is_empty());
         host.clear("fail-restore");
-        let restored = host.done_json(&["restore", "--json", "--config", &config, &image]);
+        // As xl has it.
+        let restored = host.done_json(&["restore", "--json", &config, &image]);
         assert_eq!((restored["guest"].as_str(), restored["guest_uuid"].as_str()), (Some("web2"), Some(uuid)));
         assert!(host.runs("web2"));
         assert_eq!(host.uuid("web2"), uuid);
@@ -198,6 +181,77 @@ fn a_damaged_image_becomes_no_guest() {
     assert!(host.journal().is_empty());
 }
 
+/// A guest saved upon a parent or a template, by that `option`, which was then moved elsewhere; and
+/// both directories.
+fn saved_upon(host: &Host, option: &str) -> (String, String) {
+    let (base, image, elsewhere) =
+        (host.image("base.comio"), host.image("web.comio"), host.place.path("elsewhere"));
+    // Templates have no pages that are one word all over, as all of the sample's are.
+    let mut stream = fs::read(host.place.path("xen/stream")).expect("readable");
+    let page = stream.windows(4096).position(|bytes| bytes == [2; 4096]).expect("a page of twos");
+    (0..4096usize).for_each(|i| stream[page + i] = (i % 251).to_le_bytes()[0]);
+    host.set("stream", stream);
+    host.done_json(&["checkpoint", "--json", GUEST, &base]);
+    let stem = if option == "--template" { "template" } else { "base.comio" };
+    if option == "--template" {
+        host.done_json(&["template", "make", "--json", "--output", &host.image(stem), &base]);
+    }
+    let saved = host.run(&["save", "--json", option, &host.image(stem), GUEST, &image]);
+    let report: serde_json::Value = serde_json::from_slice(&saved.stdout).unwrap_or_default();
+    assert!(report.is_null() || report["referenced_pages"].as_u64() > Some(0), "{report}");
+    fs::create_dir(&elsewhere).expect("writable");
+    fs::rename(host.image(stem), format!("{elsewhere}/{stem}")).expect("writable");
+    (image, elsewhere)
+}
+
+#[test]
+fn a_guest_comes_back_from_an_image_that_rests_on_others() {
+    for option in ["--parent", "--template"] {
+        let host = Host::new();
+        let (image, elsewhere) = saved_upon(&host, option);
+        assert_eq!(host.state(GUEST), None);
+        let told = host.fails(&["restore", &image]);
+        assert!(told.contains("--ancestors"), "{told}");
+        host.done_json(&["restore", "--json", "--ancestors", &elsewhere, &image]);
+        assert!(host.runs(GUEST), "{option}");
+        let xen = |file: &str| fs::read(host.place.path(&format!("xen/{file}"))).expect("readable");
+        assert!(xen("restored") == xen("stream"), "{option}");
+        let restores = || host.calls().into_iter().filter(|call| call.contains(" restore ")).count();
+        assert_eq!(restores(), 1, "none is begun before all is there");
+        host.clear("domains/20");
+        fs::rename(&elsewhere, host.place.path("gone")).expect("writable");
+        for file in fs::read_dir(host.place.path("gone")).expect("readable") {
+            let file = file.expect("readable");
+            let beside = host.image(file.file_name().to_str().expect("UTF-8"));
+            fs::rename(file.path(), beside).expect("writable");
+        }
+        host.done_json(&["restore", "--json", "--force", &image]);
+        assert!(host.runs(GUEST), "{option}");
+    }
+}
+
+#[test]
+fn all_are_restored_from_images_that_rest_on_others() {
+    let host = Host::new();
+    let (_, elsewhere) = saved_upon(&host, "--parent");
+    let images = host.place.path("images");
+    let report = host.done_json(&["restore", "--all", "--json", "--ancestors", &elsewhere, &images]);
+    assert_eq!(report["done"], 1, "{report}");
+    assert!(host.runs(GUEST));
+}
+
+#[test]
+fn recover_finishes_a_save_upon_an_image_elsewhere() {
+    let host = Host::new();
+    host.set("fail-destroy", "");
+    let (_, elsewhere) = saved_upon(&host, "--parent");
+    assert_eq!(host.state(GUEST).as_deref(), Some("--p---"));
+    host.clear("fail-destroy");
+    let done = host.done_json(&["recover", "--json", "--finish", "--ancestors", &elsewhere]);
+    assert_eq!(done[0]["outcome"], "destroyed", "{done}");
+    assert_eq!(host.state(GUEST), None);
+}
+
 #[test]
 fn a_guest_that_is_there_is_not_restored_over() {
     let host = Host::new();
@@ -213,87 +267,4 @@ fn saved() -> Host {
     let host = Host::new();
     host.done_json(&["save", "--json", GUEST, &host.image("web.comio")]);
     host
-}
-
-/// A host with two guests more.
-fn busy() -> Host {
-    let host = Host::new();
-    host.add(8, "mail", "-b----", "11111111-2222-4333-8444-555555555556");
-    host.add(9, "build", "-b----", "11111111-2222-4333-8444-555555555557");
-    host
-}
-
-#[test]
-fn all_guests_are_saved_but_those_left_out() {
-    let host = busy();
-    let images = host.place.path("images");
-    let report = host.done_json(&["save", "--all", "--exclude", "build", "--json", &images]);
-    assert_eq!((&report["done"], &report["failed"], &report["left_out"]), (&2.into(), &0.into(), &1.into()));
-    assert_eq!(host.images(), ["mail.comio", "web.comio"]);
-    assert!(host.runs("build"));
-    assert_eq!((host.state("mail"), host.state(GUEST)), (None, None));
-}
-
-#[test]
-fn one_guests_failure_stops_no_other() {
-    let host = busy();
-    host.add(8, "mail", "---s--", "11111111-2222-4333-8444-555555555556");
-    let output = host.run(&["save", "--all", "--json", &host.place.path("images")]);
-    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!((&report["done"], &report["failed"]), (&2.into(), &1.into()));
-    assert_eq!(host.images(), ["build.comio", "web.comio"]);
-}
-
-/// A signal stops the whole host's save, not only the guests in hand.
-#[test]
-fn a_signal_begins_no_further_guest() {
-    let host = busy();
-    // The calls: list; then for the first guest list, save.
-    let args = ["save", "--all", "--jobs", "1", &host.place.path("images")];
-    let mut saving = host.start_until(&args, "3 middle").expect("saves");
-    signal(&saving, "-TERM");
-    host.go();
-    wait_until("the end", || saving.try_wait().expect("a child").is_some());
-    assert_eq!(saving.wait().expect("a child").code(), Some(130));
-    let saves = host.calls().into_iter().filter(|call| call.contains(" save ")).count();
-    assert_eq!(saves, 1, "{:?}", host.calls());
-    for guest in [GUEST, "mail", "build"] {
-        assert!(host.runs(guest), "{guest}");
-    }
-    assert!(host.images().is_empty(), "{:?}", host.images());
-}
-
-#[test]
-fn what_happens_at_the_deadline_is_the_users_choice() {
-    for (choice, outcome) in [("keep-running", "deadline"), ("shutdown", "shut-down")] {
-        let host = Host::new();
-        let config = host.place.path("host.toml");
-        fs::write(&config, format!("on_deadline = \"{choice}\"\n")).expect("writable");
-        let images = host.place.path("images");
-        let mut command = host.comio();
-        command.args(["save", "--all", "--deadline", "1s", "--json", "--config", &config, &images]);
-        host.set("stop-at", "3 middle");
-        let saving =
-            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn();
-        let mut saving = saving.expect("the program starts");
-        let mut said = String::new();
-        let mut stderr = std::io::BufReader::new(saving.stderr.take().expect("piped"));
-        while !said.contains("deadline") {
-            let read = std::io::BufRead::read_line(&mut stderr, &mut said).expect("readable");
-            assert!(read > 0, "{said}");
-        }
-        host.go();
-        let output = saving.wait_with_output().expect("a child");
-        assert_eq!(output.status.code(), Some(1));
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!(report["guests"][0]["outcome"], outcome);
-        assert_eq!(host.runs(GUEST), choice == "keep-running");
-        assert!(host.images().is_empty(), "{:?}", host.images());
-    }
-}
-
-fn signal(child: &std::process::Child, signal: &str) {
-    let kill = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
-    assert!(kill.expect("kill").success());
 }

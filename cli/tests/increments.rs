@@ -84,6 +84,40 @@ fn needed_images_stay() {
 }
 
 #[test]
+fn what_a_damaged_image_needs_stays_until_that_goes_too() {
+    let pair = pair();
+    let child = fs::read(&pair.child).expect("reads");
+    fs::write(&pair.child, &child[..child.len() - 4096]).expect("writes");
+    says(&["rm", &pair.parent], "is needed by child.comio");
+    assert!(fs::metadata(&pair.parent).is_ok());
+    done(&["rm", &pair.parent, &pair.child]);
+}
+
+#[test]
+fn a_parent_made_in_units_is_warned_of() {
+    let pair = pair();
+    let (parent, child) = (pair.place.path("units.comio"), pair.place.path("upon.comio"));
+    let (old, new) = (pair.place.path("old.raw"), pair.place.path("new.raw"));
+    done(&["pack", "--format", "raw", "--unit", "4", &old, &parent]);
+    says(&["pack", "--format", "raw", "--parent", &parent, &new, &child], "made with --unit");
+    let quiet = run(&["pack", "--format", "raw", "--parent", &pair.parent, &new, &child]);
+    assert!(!String::from_utf8_lossy(&quiet.stderr).contains("--unit"));
+}
+
+#[test]
+fn a_damaged_parent_is_told_from_a_missing_one() {
+    let pair = pair();
+    let mut parent = fs::read(&pair.parent).expect("reads");
+    let out = pair.place.path("out.raw");
+    parent[20] ^= 1;
+    fs::write(&pair.parent, &parent).expect("writes");
+    assert_eq!(code(&["unpack", &pair.child, &out]), 3);
+    says(&["unpack", &pair.child, &out], "damaged");
+    fs::write(&pair.parent, "").expect("writes");
+    assert_eq!(code(&["unpack", &pair.child, &out]), 3);
+}
+
+#[test]
 fn a_missing_parent_is_told_and_found_elsewhere() {
     let pair = pair();
     let elsewhere = pair.place.path("elsewhere");
@@ -100,6 +134,8 @@ fn a_missing_parent_is_told_and_found_elsewhere() {
     let new = pair.place.path("new.raw");
     says(&["pack", "--format", "raw", "--parent", &pair.child, &new, &full], "saved without it");
     done(&["unpack", &full, &out]);
+    let again = done_json(&["pack", "--json", "--format", "raw", "--parent", &pair.child, &new, &full]);
+    assert!(again["trouble"].as_str().is_some_and(|words| words.contains("saved without it")), "{again}");
 }
 
 #[test]

@@ -59,6 +59,11 @@ fn a_scenario_gives_results_and_checks_its_expectations() {
     }
     let results: serde_json::Value =
         serde_json::from_slice(&fs::read(format!("{output}/results.json")).expect("written")).expect("JSON");
+    let circumstances = fs::read(format!("{output}/circumstances.json")).expect("written");
+    let circumstances: serde_json::Value = serde_json::from_slice(&circumstances).expect("JSON");
+    let commit = circumstances["commit"].as_str().expect("a text");
+    assert!(commit == "unknown" || commit.len() == 40, "{commit}");
+    assert!(circumstances["machine"].as_str().expect("a text").contains("cores, "), "{circumstances}");
     let runs = results["runs"].as_array().expect("a list");
     assert_eq!(runs.len(), 4);
     for run in runs {

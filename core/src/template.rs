@@ -132,37 +132,22 @@ pub struct KnownPages {
 }
 
 impl KnownPages {
-    /// How much of a template's frame is worth reading for a table of `bytes_max`.
-    pub(crate) fn frame_bytes(bytes_max: usize) -> usize {
-        MAGIC.len() + KEY_LEN + bytes_max / BYTES_A_PAGE * RECORD_LEN
+    /// A table without pages, with the key in a template's first bytes.
+    fn begin(head: &[u8], pages_max: usize) -> Result<Self, &'static str> {
+        let key = head.strip_prefix(&MAGIC).and_then(|key| key.first_chunk());
+        Ok(Self {
+            key: *key.ok_or("its frame does not begin like a template's")?,
+            by_hash: Vec::with_capacity(pages_max),
+            by_feature: Vec::with_capacity(FEATURES * pages_max),
+        })
     }
 
-    /// Reads the table from a template's frame bytes; pages beyond `bytes_max` are left out,
-    /// which costs ratio and nothing else.
-    ///
-    /// # Errors
-    /// In words: the bytes are no template's.
-    pub(crate) fn parse(frame: &[u8], bytes_max: usize) -> Result<Self, &'static str> {
-        let rest = frame.strip_prefix(&MAGIC).ok_or("its frame does not begin like a template's")?;
-        let (key, records) = rest.split_first_chunk().ok_or("its key is cut off")?;
-        if !records.len().is_multiple_of(RECORD_LEN) {
-            return Err("its table of pages is cut off");
-        }
-        let count = (records.len() / RECORD_LEN).min(bytes_max / BYTES_A_PAGE);
-        let mut known = Self {
-            key: *key,
-            by_hash: Vec::with_capacity(count),
-            by_feature: Vec::with_capacity(FEATURES * count),
-        };
-        for (position, record) in (0..).zip(records.chunks_exact(RECORD_LEN).take(count)) {
-            let record = Record::parse(record).ok_or("its table of pages is cut off")?;
-            known.by_hash.push(Known { hash: record.hash, position });
-            let features = record.features.into_iter().filter(|&feature| feature != u32::MAX);
-            known.by_feature.extend(features.map(|feature| (feature, position)));
-        }
-        known.by_hash.sort_unstable();
-        known.by_feature.sort_unstable();
-        Ok(known)
+    /// Adds the template's next page, in no order yet.
+    fn add(&mut self, record: Record) {
+        let position = u32::try_from(self.by_hash.len()).unwrap_or(u32::MAX);
+        self.by_hash.push(Known { hash: record.hash, position });
+        let features = record.features.into_iter().filter(|&feature| feature != u32::MAX);
+        self.by_feature.extend(features.map(|feature| (feature, position)));
     }
 
     /// How many pages it knows.
@@ -200,6 +185,71 @@ impl KnownPages {
         (count >= VOTES_MIN).then(|| place(position))
     }
 }
+
+/// [`KnownPages`] in the making, from a template's frame bytes as they come: they take half as much
+/// memory as the table, so that not all of them are held beside it.
+pub(crate) struct KnownPagesReader {
+    known: Option<KnownPages>,
+    pages_max: usize,
+    /// Bytes of the next record, or of magic and key, that came so far.
+    waiting: Vec<u8>,
+}
+
+impl KnownPagesReader {
+    /// For a template of `pages` pages; what is beyond `bytes_max` is left out, which costs ratio and
+    /// nothing else.
+    pub(crate) fn new(pages: usize, bytes_max: usize) -> Self {
+        let pages_max = pages.min(bytes_max / BYTES_A_PAGE);
+        Self { known: None, pages_max, waiting: Vec::new() }
+    }
+
+    /// Whether further bytes are of no use.
+    pub(crate) fn is_full(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.len() >= self.pages_max)
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// In words: they are no template's.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        self.waiting.extend_from_slice(bytes);
+        let mut rest = self.waiting.as_slice();
+        if self.known.is_none() {
+            let Some((head, records)) = rest.split_at_checked(MAGIC.len() + KEY_LEN) else { return Ok(()) };
+            self.known = Some(KnownPages::begin(head, self.pages_max)?);
+            rest = records;
+        }
+        if let Some(known) = &mut self.known {
+            while let Some((record, further)) = rest.split_at_checked(RECORD_LEN)
+                && known.len() < self.pages_max
+            {
+                known.add(Record::parse(record).ok_or(CUT_OFF)?);
+                rest = further;
+            }
+        }
+        let used = self.waiting.len() - rest.len();
+        self.waiting.drain(..used);
+        Ok(())
+    }
+
+    /// The table.
+    ///
+    /// # Errors
+    /// In words: the bytes were no template's.
+    pub(crate) fn finish(self) -> Result<KnownPages, &'static str> {
+        let is_full = self.is_full();
+        let mut known = self.known.ok_or("its frame does not begin like a template's")?;
+        if !self.waiting.is_empty() && !is_full {
+            return Err(CUT_OFF);
+        }
+        known.by_hash.sort_unstable();
+        known.by_feature.sort_unstable();
+        Ok(known)
+    }
+}
+
+const CUT_OFF: &str = "its table of pages is cut off";
 
 /// Segments of a template are full but for the last, so a page's number is its place.
 #[expect(clippy::cast_possible_truncation, reason = "an index below 1024")]
@@ -239,7 +289,17 @@ mod test {
         for page in pages {
             Record::of(&KEY, page).expect("not uniform").write(&mut frame);
         }
-        KnownPages::parse(&frame, bytes_max).expect("a template")
+        read(&frame, bytes_max).expect("a template")
+    }
+
+    /// Reads `frame` in pieces that end anywhere.
+    fn read(frame: &[u8], bytes_max: usize) -> Result<KnownPages, &'static str> {
+        let mut reader = KnownPagesReader::new(frame.len() / RECORD_LEN, bytes_max);
+        for piece in frame.chunks(33) {
+            reader.push(piece)?;
+            assert!(reader.waiting.len() < RECORD_LEN || reader.is_full());
+        }
+        reader.finish()
     }
 
     #[test]
@@ -287,9 +347,10 @@ mod test {
 
     #[test]
     fn what_is_no_template_is_refused() {
-        assert!(KnownPages::parse(b"", usize::MAX).is_err());
-        assert!(KnownPages::parse(&MAGIC, usize::MAX).is_err());
+        assert!(read(b"", usize::MAX).is_err());
+        assert!(read(&MAGIC, usize::MAX).is_err());
+        assert!(read(&[7; 200], usize::MAX).is_err());
         let cut = [&MAGIC[..], &KEY[..], &[0; RECORD_LEN - 1][..]].concat();
-        assert!(KnownPages::parse(&cut, usize::MAX).is_err());
+        assert!(read(&cut, usize::MAX).is_err());
     }
 }

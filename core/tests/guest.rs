@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use comio_core::compute::{ComputeError, Inline, MockCompute};
 use comio_core::ecbc::Method;
-use comio_core::engine::{self, Consumed, ConsumedBy, Engine, EngineError, Progress, Restoring, SaveOptions};
+use comio_core::engine::{
+    self, Consumed, ConsumedBy, Engine, EngineError, Image, Progress, Restoring, SaveOptions,
+};
 use comio_core::format::placement::Placement;
 use comio_core::hypervisor::{HeldGuest, HypervisorError, MockHypervisor, NewGuest};
 use comio_core::segment::EcbcCoder;
 use comio_core::storage::{MockObjectWriter, MockStorage, Storage, StorageError, StorageErrorKind};
 use comio_core::tape::TapeItem;
 use comio_core::tape::{GuestReader, GuestWriter, MockGuestReader, MockGuestWriter, TapeError, TapeFormat};
-use comio_core::testing::MemoryStorage;
+use comio_core::testing::{Fault, FaultyStorage, MemoryStorage};
 use futures::executor::block_on;
 
 const OPTIONS: SaveOptions = SaveOptions { uuid: [1; 16], created_unix_s: 0, replace: true };
@@ -118,6 +120,42 @@ fn a_guest_is_released_after_its_image_is_visible() {
     assert!(storage.contents("image").is_some());
 }
 
+/// Whatever call of the storage fails: an image whose guest goes on is never visible without its mark.
+#[test]
+fn an_image_whose_guest_goes_on_is_marked_or_not_visible() {
+    for fault in
+        [Fault::Fail(StorageErrorKind::Other), Fault::FailAfter(StorageErrorKind::Other), Fault::DieAfter]
+    {
+        for at_call in 1.. {
+            let (inner, events) = (MemoryStorage::new(), Events::default());
+            let storage = FaultyStorage::new(inner.clone(), at_call, fault);
+            let hypervisor = hypervisor(&events, true, || Ok(None));
+            let mark = Consumed { why: ConsumedBy::RanOn, ..mark() };
+            let (engine, progress) = (engine(), Progress::default());
+            let saving = engine::save_guest_upon(
+                &engine,
+                None,
+                &hypervisor,
+                "guest",
+                &storage,
+                "image",
+                &OPTIONS,
+                Some(&mark),
+                &progress,
+            );
+            let saved = block_on(saving);
+            if inner.contents("image").is_some() {
+                let there = block_on(engine::consumed(&inner, &OPTIONS.uuid)).expect("asked");
+                assert_eq!(there, Some(mark), "{fault:?} at {at_call}: {:?}", storage.calls());
+            }
+            assert_eq!(seen(&events), [if saved.is_ok() { "released" } else { "resumed" }]);
+            if !storage.was_met() {
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn a_broken_tape_leaves_the_guest_running_and_no_image() {
     let events = Events::default();
@@ -129,24 +167,24 @@ fn a_broken_tape_leaves_the_guest_running_and_no_image() {
 }
 
 #[test]
-fn a_failing_write_abandons_the_object_then_resumes_the_guest() {
+fn a_failing_write_resumes_the_guest_then_abandons_the_object() {
     let events = Events::default();
     let storage = storage(&events, |writer| {
         writer.expect_write_at().returning(|_, _| Err(full()));
     });
     assert!(save(&hypervisor(&events, true, || Ok(None)), &storage).is_err());
-    assert_eq!(seen(&events), ["abandoned", "resumed"]);
+    assert_eq!(seen(&events), ["resumed", "abandoned"]);
 }
 
 #[test]
-fn a_failing_sync_abandons_the_object_then_resumes_the_guest() {
+fn a_failing_sync_resumes_the_guest_then_abandons_the_object() {
     let events = Events::default();
     let storage = storage(&events, |writer| {
         writer.expect_write_at().returning(|_, _| Ok(()));
         writer.expect_sync().returning(|| Err(full()));
     });
     assert!(save(&hypervisor(&events, true, || Ok(None)), &storage).is_err());
-    assert_eq!(seen(&events), ["abandoned", "resumed"]);
+    assert_eq!(seen(&events), ["resumed", "abandoned"]);
 }
 
 #[test]
@@ -163,7 +201,7 @@ fn an_image_that_reads_back_different_is_not_published() {
     });
     let error = save(&hypervisor(&events, true, || Ok(None)), &storage).expect_err("differs");
     assert!(error.is_damage(), "{error}");
-    assert_eq!(seen(&events), ["abandoned", "resumed"]);
+    assert_eq!(seen(&events), ["resumed", "abandoned"]);
 }
 
 #[test]
@@ -193,6 +231,7 @@ fn a_dead_worker_pool_is_an_error_not_a_hang() {
 struct New {
     writer: MockGuestWriter,
     events: Events,
+    discardable: bool,
 }
 
 #[async_trait]
@@ -208,12 +247,20 @@ impl NewGuest for New {
 
     async fn discard(self: Box<Self>) -> Result<(), HypervisorError> {
         note(&self.events, "discarded");
-        Ok(())
+        if self.discardable { Ok(()) } else { Err(refused("remove")) }
     }
 }
 
 /// An image, and a hypervisor on which it may be restored.
 fn restorable(finish: fn() -> Result<(), TapeError>) -> (MemoryStorage, MockHypervisor, Events) {
+    restorable_or_stuck(finish, true)
+}
+
+/// As [`restorable`]; a failed restore's guest can be removed or not.
+fn restorable_or_stuck(
+    finish: fn() -> Result<(), TapeError>,
+    discardable: bool,
+) -> (MemoryStorage, MockHypervisor, Events) {
     let storage = MemoryStorage::new();
     save(&hypervisor(&Events::default(), true, || Ok(None)), &storage).expect("saves");
     let events = Events::default();
@@ -222,7 +269,7 @@ fn restorable(finish: fn() -> Result<(), TapeError>) -> (MemoryStorage, MockHype
     hypervisor.expect_begin_restore().returning(move |_, _| {
         let mut writer = MockGuestWriter::new();
         writer.expect_finish().returning(finish);
-        Ok(Box::new(New { writer, events: Arc::clone(&noted) }))
+        Ok(Box::new(New { writer, events: Arc::clone(&noted), discardable }))
     });
     (storage, hypervisor, events)
 }
@@ -240,15 +287,24 @@ fn restore_once(
     force: bool,
 ) -> Result<engine::RestoreReport, EngineError> {
     let mark = mark();
-    let once = Restoring { mark: &mark, force, unique: 7 };
+    let once = Restoring { name: "image", mark: &mark, force, unique: 7 };
+    let image = block_on(Image::open_with_ancestors(storage, "image", &[])).expect("opens");
     let (engine, progress) = (engine(), Progress::default());
     let restoring =
-        engine::restore_guest_once(&engine, storage, "image", hypervisor, "guest", Some(once), &progress);
+        engine::restore_guest_once(&engine, storage, &image, hypervisor, "guest", Some(once), &progress);
     block_on(restoring)
 }
 
 fn mark() -> Consumed {
     Consumed { image: OPTIONS.uuid, why: ConsumedBy::Restored, host: "here".into(), unix_seconds: 5 }
+}
+
+#[test]
+fn a_half_made_guest_that_cannot_be_removed_is_told_of() {
+    let (storage, hypervisor, _) = restorable_or_stuck(|| Err(TapeError::Inconsistent("no".into())), false);
+    let error = restore_once(&storage, &hypervisor, false).expect_err("fails");
+    assert!(matches!(error, EngineError::HalfMade { .. }), "{error}");
+    assert!(error.is_damage(), "the first failure decides what it is");
 }
 
 #[test]

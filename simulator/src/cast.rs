@@ -1,7 +1,10 @@
-//! Who takes part in a scenario, in either mode.
+//! Who and what takes part in a scenario, in either mode.
 
 use comio_core::PAGE_SIZE;
+use comio_core::ecbc::Method;
 use comio_core::engine::Engine;
+use comio_core::format::placement::Placement;
+use comio_core::segment::EcbcCoder;
 
 use crate::scenario::Scenario;
 use crate::trace::{SyntheticGuest, Trace};
@@ -28,6 +31,12 @@ pub(crate) fn guest_memories<'a>(
 /// it was recorded.
 pub(crate) fn clone_source(trace: &Trace, seed: u64) -> SyntheticGuest {
     SyntheticGuest::new(trace, trace.page_count(), 0.0, seed, u64::MAX)
+}
+
+/// The coder that codes guests' pages by `method`, as the program does for real guests. `key` is
+/// the secret of its digests.
+pub(crate) fn segment_coder(method: Method, key: [u8; 16]) -> EcbcCoder {
+    EcbcCoder::new(method, Placement::Hybrid).with_digests(key)
 }
 
 /// Each guest's part of its host's memory, in bytes.

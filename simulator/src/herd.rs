@@ -47,6 +47,23 @@ pub(crate) struct Member {
 /// Guests that are moved one after the other; lanes move at once.
 pub(crate) type Lane = Vec<Member>;
 
+/// What is done with every member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Move {
+    Save,
+    Restore,
+}
+
+impl Move {
+    /// What results call it.
+    pub(crate) fn phase(self) -> Phase {
+        match self {
+            Self::Save => Phase::Save,
+            Self::Restore => Phase::Restore,
+        }
+    }
+}
+
 /// A herd that has arrived.
 pub(crate) struct Arrived {
     /// From the first start to the last end.
@@ -77,16 +94,16 @@ struct Moved {
 }
 
 /// Saves or restores every member.
-pub(crate) async fn run(herd: &[Lane], phase: Phase, pace: &dyn Pace) -> Result<Arrived, HerdError> {
+pub(crate) async fn run(herd: &[Lane], what: Move, pace: &dyn Pace) -> Result<Arrived, HerdError> {
     let begin = pace.now();
-    let lanes = herd.iter().map(|lane| run_lane(lane, phase, pace, begin));
+    let lanes = herd.iter().map(|lane| run_lane(lane, what, pace, begin));
     let moved: Vec<Moved> = try_join_all(lanes).await?.into_iter().flatten().collect();
     Ok(arrived(begin, moved))
 }
 
 async fn run_lane(
     lane: &Lane,
-    phase: Phase,
+    what: Move,
     pace: &dyn Pace,
     begin: Duration,
 ) -> Result<Vec<Moved>, HerdError> {
@@ -94,9 +111,9 @@ async fn run_lane(
     for member in lane {
         pace.sleep_until(begin + member.arrival).await;
         let start = pace.now();
-        let result = match phase {
-            Phase::Save => member.mover.save().await,
-            Phase::Restore => member.mover.restore().await.map(|()| 0),
+        let result = match what {
+            Move::Save => member.mover.save().await,
+            Move::Restore => member.mover.restore().await.map(|()| 0),
         };
         let stored_bytes = result.map_err(|problem| member.failed(problem))?;
         moved.push(Moved { guest: member.guest.clone(), start, end: pace.now(), stored_bytes });

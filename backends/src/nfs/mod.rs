@@ -44,6 +44,7 @@ use directory::Directory;
 use errors::Trouble;
 use reader::NfsReader;
 use server::{Backoff, Server};
+pub use throttle::Throttle;
 use time::now;
 use transport::Peer;
 pub use url::{NfsOptions, NfsUrl, Retry};
@@ -73,6 +74,16 @@ impl NfsStorage {
     /// By kind: the server is not reachable, nothing of the path is exported (to this host),
     /// the directory does not exist.
     pub async fn connect(url: &NfsUrl) -> Result<Self, StorageError> {
+        let throttle = url.options.bandwidth_bytes_per_s.map(Throttle::new);
+        Self::connect_within(url, throttle.map(Arc::new)).await
+    }
+
+    /// As [`connect`](Self::connect), within a bandwidth limit that others may share, instead of
+    /// the URL's.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_within(url: &NfsUrl, throttle: Option<Arc<Throttle>>) -> Result<Self, StorageError> {
         let (credential, who) = credential(url);
         let privileged_port =
             url.options.privileged_port.unwrap_or_else(|| rustix::process::geteuid().is_root());
@@ -81,7 +92,7 @@ impl NfsStorage {
         let mount_peer = first.at_port(ports.mount);
         let export = first_contact(|| mount::mount(url, &mount_peer, &credential)).await?;
         let name = format!("{}:{}", url.host, ports.nfs);
-        let server = Server::new(first.at_port(ports.nfs), name, credential, &url.options);
+        let server = Server::new(first.at_port(ports.nfs), name, credential, &url.options, throttle);
         first_contact(|| async {
             server.connect_first().await.map_err(|error| {
                 let problem = format!("its NFS service on port {} does not answer: {error}", ports.nfs);

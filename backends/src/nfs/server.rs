@@ -74,7 +74,7 @@ pub(super) struct Server {
     next_id: AtomicU64,
     /// Transfers under way, in small ones. It is fair: who asks first is served first.
     gate: Semaphore,
-    throttle: Option<Throttle>,
+    throttle: Option<Arc<Throttle>>,
     pub(super) status: Arc<Status>,
 }
 
@@ -84,6 +84,7 @@ impl Server {
         name: String,
         credential: opaque_auth<'static>,
         options: &NfsOptions,
+        throttle: Option<Arc<Throttle>>,
     ) -> Self {
         let patience = match options.retry {
             Retry::Hard => options.patience,
@@ -97,7 +98,7 @@ impl Server {
             lanes: std::iter::repeat_with(Lane::default).take(options.connections).collect(),
             next_id: AtomicU64::new(0),
             gate: Semaphore::new(options.connections * DEPTH * SMALL_IN_ONE),
-            throttle: options.bandwidth_bytes_per_s.map(Throttle::new),
+            throttle,
             status: Arc::new(Status::new(name)),
         }
     }

@@ -9,15 +9,17 @@ use super::time::{Instant, now, sleep};
 /// which is the time of many small transfers; who must not wait for less loses none of it.
 const AHEAD: Duration = Duration::from_millis(2);
 
+/// A bandwidth limit, of one storage or of several together.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub struct Throttle {
     bytes_per_s: u64,
     /// When the next transfer may begin.
     free_at: Mutex<Instant>,
 }
 
 impl Throttle {
-    pub(super) fn new(bytes_per_s: u64) -> Self {
+    /// So much in both directions together.
+    pub fn new(bytes_per_s: u64) -> Self {
         Self { bytes_per_s, free_at: Mutex::new(now()) }
     }
 

@@ -18,10 +18,12 @@ pub struct Domain {
     pub memory_mib: u64,
     /// Virtual processors.
     pub vcpus: u32,
-    /// What xl shows: six letters or dashes for running, blocked, paused, shut down, crashed, dying.
+    /// What xl shows: six letters or dashes for running, blocked, paused, shut down, why, dying.
     pub state: String,
     /// Processor time used, in tenths of a second: what `xl list` counts in.
     pub cpu_deciseconds: u64,
+    /// The same in nanoseconds, where the hypervisor itself can be asked (feature `xen`).
+    pub cpu_ns: Option<u64>,
 }
 
 impl Domain {
@@ -32,7 +34,12 @@ impl Domain {
 
     /// Whether nothing shows that it ever ran: it is paused and has used no processor time.
     pub fn never_ran(&self) -> bool {
-        self.is_paused() && self.cpu_deciseconds == 0
+        self.is_paused() && self.cpu_ns.unwrap_or(self.cpu_deciseconds) == 0
+    }
+
+    /// Whether it has answered a request to suspend, as for a save, and nobody has resumed it.
+    pub(super) fn is_suspended(&self) -> bool {
+        self.state.get(3..5) == Some("ss")
     }
 
     /// Whether it runs, or would as soon as it had something to do.
@@ -53,8 +60,8 @@ fn parse_line(line: &str) -> Result<Domain, HypervisorError> {
     let unknown =
         || HypervisorError::Unavailable(format!("xl list printed a line of unknown form: {line:?}"));
     let words: Vec<&str> = line.split_whitespace().collect();
-    // A name may hold blanks, so the columns are counted from the uuid.
-    let uuid_at = words.iter().position(|word| is_uuid(word)).ok_or_else(unknown)?;
+    // A name may hold blanks, and be a uuid itself: the columns are counted from the last uuid.
+    let uuid_at = words.iter().rposition(|word| is_uuid(word)).ok_or_else(unknown)?;
     let [name @ .., id, memory, vcpus, state, time] = &words[..uuid_at] else { return Err(unknown()) };
     let deciseconds = time.replacen('.', "", 1);
     Ok(Domain {
@@ -65,6 +72,7 @@ fn parse_line(line: &str) -> Result<Domain, HypervisorError> {
         vcpus: vcpus.parse().map_err(|_| unknown())?,
         state: (*state).to_owned(),
         cpu_deciseconds: deciseconds.parse().map_err(|_| unknown())?,
+        cpu_ns: None,
     })
 }
 
@@ -75,14 +83,14 @@ fn is_uuid(word: &str) -> bool {
     lens == [8, 4, 4, 4, 12] && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The domain that `wanted` means: a name, else a number, else a uuid, as xl has it.
+/// The domain that `wanted` means: a number, which digits are for xl too; else a name, else a uuid.
 ///
 /// # Errors
 /// [`HypervisorError::NotFound`].
-pub(super) fn find<'a>(domains: &'a [Domain], wanted: &str) -> Result<&'a Domain, HypervisorError> {
+pub fn find_domain<'a>(domains: &'a [Domain], wanted: &str) -> Result<&'a Domain, HypervisorError> {
     let by = |test: &dyn Fn(&Domain) -> bool| domains.iter().find(|domain| test(domain));
-    by(&|domain| domain.name == wanted)
-        .or_else(|| by(&|domain| wanted.parse() == Ok(domain.id)))
+    by(&|domain| wanted.parse() == Ok(domain.id))
+        .or_else(|| by(&|domain| domain.name == wanted))
         .or_else(|| by(&|domain| wanted.eq_ignore_ascii_case(&domain.uuid)))
         .ok_or_else(|| HypervisorError::NotFound(wanted.to_owned()))
 }
@@ -113,9 +121,38 @@ my guest                                     7   128     2     --p---       4.0 
     fn a_domain_is_found_by_name_number_and_uuid() {
         let domains = parse_list(LIST).expect("parses");
         for wanted in ["my guest", "7", "9a4f3b2c-0000-4000-8000-000000000007"] {
-            assert_eq!(find(&domains, wanted).expect("found").id, 7, "{wanted}");
+            assert_eq!(find_domain(&domains, wanted).expect("found").id, 7, "{wanted}");
         }
-        assert!(matches!(find(&domains, "8"), Err(HypervisorError::NotFound(_))));
+        assert!(matches!(find_domain(&domains, "8"), Err(HypervisorError::NotFound(_))));
+    }
+
+    #[test]
+    fn digits_are_a_number_and_the_last_uuid_is_the_uuid() {
+        let named = |name: &str| LIST.replace("my guest", name);
+        let domains = parse_list(&named("0")).expect("parses");
+        assert_eq!(find_domain(&domains, "0").expect("found").name, "Domain-0");
+        let domains = parse_list(&named("11111111-2222-4333-8444-555555555555")).expect("parses");
+        assert_eq!(domains[1].uuid, "9a4f3b2c-0000-4000-8000-000000000007");
+    }
+
+    #[test]
+    fn a_suspended_guest_is_told_from_others_that_do_not_run() {
+        let suspended = |state: &str| {
+            parse_list(&LIST.replace("--p---", state)).expect("parses").swap_remove(1).is_suspended()
+        };
+        assert_eq!(
+            ["---ss-", "--pss-", "---s--", "---sc-", "--p---"].map(suspended),
+            [true, true, false, false, false]
+        );
+    }
+
+    #[test]
+    fn a_guest_that_ran_less_than_xl_counts_has_run() {
+        let list = LIST.replace("4.0", "0.0");
+        let mut domain = parse_list(&list).expect("parses").swap_remove(1);
+        assert!(domain.never_ran());
+        domain.cpu_ns = Some(1);
+        assert!(!domain.never_ran());
     }
 
     #[test]

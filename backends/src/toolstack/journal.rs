@@ -85,6 +85,9 @@ pub struct Entry {
     pub image_uuid: String,
     /// Processor time used when it was held, in tenths of a second.
     pub cpu_deciseconds: Option<u64>,
+    /// The same in nanoseconds, if the hypervisor could be asked.
+    #[serde(default)]
+    pub cpu_ns: Option<u64>,
     /// Who does it.
     pub process: Process,
     /// The xl that does it.
@@ -97,6 +100,11 @@ impl Entry {
     /// Whether a process still works on it.
     pub fn is_in_work(&self) -> bool {
         self.is_of_this_boot() && self.process.is_alive()
+    }
+
+    /// Whether its process is gone, but the xl that it had started has not come to its end.
+    pub fn is_ending(&self) -> bool {
+        self.is_of_this_boot() && !self.process.is_alive() && self.xl.is_some_and(|xl| xl.is_alive())
     }
 
     /// Whether the host was not started anew since.
@@ -232,6 +240,7 @@ mod test {
             image: "/images/guest.comio".to_owned(),
             image_uuid: "9a4f3b2c-0000-4000-8000-000000000008".to_owned(),
             cpu_deciseconds: None,
+            cpu_ns: None,
             process: Process::of(std::process::id()).expect("we run"),
             xl: None,
             boot: boot().expect("the kernel tells"),

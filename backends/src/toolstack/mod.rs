@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use comio_core::hypervisor::{GuestInfo, HeldGuest, Hypervisor, HypervisorError, NewGuest};
 use comio_core::tape::TapeFormat;
 
-pub use domain::{DOMAIN_0, Domain};
+pub use domain::{DOMAIN_0, Domain, find_domain};
 pub use xl::Xl;
 
 use crate::xen::SavedConfig;
@@ -92,6 +92,7 @@ impl Toolstack {
             image: self.plan.image.clone(),
             image_uuid: self.plan.image_uuid.clone(),
             cpu_deciseconds: None,
+            cpu_ns: None,
             process: us,
             xl: None,
             boot,
@@ -131,11 +132,9 @@ impl Toolstack {
             .ok_or_else(|| HypervisorError::NotFound(domain.name.clone()))
     }
 
-    /// Sees to it that `domain` is not paused.
+    /// Sees to it that `domain` runs; the journal keeps one that does not.
     async fn run_on(&self, domain: &Domain, entry: &Entry) -> Result<(), HypervisorError> {
-        if self.same(domain).await?.is_paused() {
-            self.xl.act("unpause", domain).await?;
-        }
+        self.xl.let_run(&self.same(domain).await?).await?;
         self.stands_still(false);
         self.forget(entry)
     }
@@ -180,10 +179,11 @@ fn held<'a>(entry: &Entry, domains: &'a [Domain]) -> Result<&'a Domain, Hypervis
     let there = domains.iter().find(|domain| Some(domain.id) == entry.domid && domain.uuid == entry.uuid);
     let domain = there.ok_or_else(|| HypervisorError::NotFound(entry.name.clone()))?;
     let ran = "it is not as it was when its image was taken: somebody let it run since. It was left alone";
-    if entry.step != Step::Held
-        || !domain.is_paused()
-        || entry.cpu_deciseconds != Some(domain.cpu_deciseconds)
-    {
+    let same_time = match (entry.cpu_ns, domain.cpu_ns) {
+        (Some(then), Some(now)) => then == now,
+        _ => entry.cpu_deciseconds == Some(domain.cpu_deciseconds),
+    };
+    if entry.step != Step::Held || !domain.is_paused() || !same_time {
         return Err(refused("destroy", domain, ran));
     }
     Ok(domain)
@@ -202,10 +202,10 @@ impl Hypervisor for Toolstack {
             .collect())
     }
 
-    /// `guest` is a name, a number or a uuid.
+    /// `guest` is a number, a name or a uuid.
     async fn begin_save(&self, guest: &str) -> Result<Box<dyn HeldGuest>, HypervisorError> {
         let domains = self.xl.domains().await?;
-        let domain = domain::find(&domains, guest)?.clone();
+        let domain = domain::find_domain(&domains, guest)?.clone();
         if domain.id == DOMAIN_0 {
             return Err(refused("save", &domain, "it is Xen's control domain"));
         }

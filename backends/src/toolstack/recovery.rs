@@ -10,12 +10,16 @@ use super::{held, journal_error, refused};
 /// The state that an interrupted operation has left a guest in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// A process still works on it, or xl does: hands off.
+    /// A process still works on it: hands off.
     InWork,
+    /// The process is gone, and its xl has not come to its end yet: hands off until then.
+    Ending,
     /// The host was started anew, or the guest is gone: nothing to do.
     Gone,
     /// It runs.
     Runs(Domain),
+    /// It is neither paused nor runs: suspended by an xl that was killed, shut down or crashed.
+    Stopped(Domain),
     /// It is paused.
     Paused {
         /// It.
@@ -43,22 +47,16 @@ impl Recovery {
         Ok(Self { xl, journal, domains })
     }
 
-    /// Looks again.
-    ///
-    /// # Errors
-    /// [`HypervisorError::Unavailable`].
-    pub async fn look_again(&mut self) -> Result<(), HypervisorError> {
-        self.domains = self.xl.domains().await?;
-        Ok(())
-    }
-
     /// What became of the guest of `entry`.
     pub fn find(&self, entry: &Entry) -> Found {
         if !entry.is_of_this_boot() {
             return Found::Gone;
         }
-        if entry.process.is_alive() || entry.xl.is_some_and(|xl| xl.is_alive()) {
+        if entry.process.is_alive() {
             return Found::InWork;
+        }
+        if entry.is_ending() {
+            return Found::Ending;
         }
         let same = |domain: &&Domain| {
             domain.uuid == entry.uuid && entry.domid.is_none_or(|domid| domid == domain.id)
@@ -68,16 +66,17 @@ impl Recovery {
             Some(domain) if domain.is_paused() => {
                 Found::Paused { domain: domain.clone(), unchanged: held(entry, &self.domains).is_ok() }
             }
-            Some(domain) => Found::Runs(domain.clone()),
+            Some(domain) if domain.is_running() => Found::Runs(domain.clone()),
+            Some(domain) => Found::Stopped(domain.clone()),
         }
     }
 
-    /// Lets a paused guest run on. It stays in the journal, see [`forget`](Self::forget).
+    /// Lets a guest run on. It stays in the journal, see [`forget`](Self::forget).
     ///
     /// # Errors
     /// [`HypervisorError`].
-    pub async fn unpause(&self, domain: &Domain) -> Result<(), HypervisorError> {
-        self.xl.act("unpause", domain).await
+    pub async fn let_run(&self, domain: &Domain) -> Result<(), HypervisorError> {
+        self.xl.let_run(domain).await
     }
 
     /// Destroys a guest: one whose image is complete, or a half-restored one that never ran.

@@ -12,7 +12,7 @@ use comio_core::tape::{GuestWriter, TapeError, TapeItem};
 use super::domain::Domain;
 use super::journal::{Entry, Process, Step};
 use super::xl::Running;
-use super::{Toolstack, unavailable};
+use super::{Toolstack, refused, unavailable};
 use crate::tape;
 use crate::xen::{ConfigEditor, SavedConfig};
 
@@ -26,19 +26,16 @@ pub(super) async fn begin(
     config: Option<&Path>,
     mut entry: Entry,
 ) -> Result<Box<dyn NewGuest>, HypervisorError> {
-    let there = toolstack.xl.domains().await?;
-    let taken = there.iter().find(|domain| domain.name == guest.name || domain.uuid == guest.uuid);
-    if let Some(taken) = taken {
-        return Err(HypervisorError::AlreadyExists(taken.name.clone()));
-    }
+    // Looked at after this: what is there then, no restore of ours has made.
     toolstack.claim(&entry, "restore")?;
-    let mut args = vec!["restore".as_ref(), "-p".as_ref()];
-    args.extend(config.map(Path::as_os_str));
-    args.push("/dev/stdin".as_ref());
-    let started = toolstack.xl.start(args, Stdio::piped(), Stdio::null());
-    let mut xl = match started {
-        Ok(xl) => xl,
+    let started = match refuse_if_there(toolstack, guest).await {
+        Ok(before) => start(toolstack, config).map(|xl| (before, xl)),
+        Err(error) => Err(error),
+    };
+    let (before, mut xl) = match started {
+        Ok(started) => started,
         Err(error) => {
+            // xl never ran.
             toolstack.forget(&entry)?;
             return Err(error);
         }
@@ -48,10 +45,26 @@ pub(super) async fn begin(
     let pipe = xl.child.stdin.take().ok_or_else(|| unavailable("no pipe to xl"))?;
     let pipe = pipe.into_owned_fd().map_err(|error| unavailable(&error.to_string()))?;
     let tape = tape::write_xl_pipe(File::from(pipe), format!("xl restore of {}", guest.name))?;
-    let before = there.into_iter().map(|domain| domain.id).collect();
     let editor = ConfigEditor::renaming(&guest.name);
     let stream = RestoreStream { tape: Some(tape), editor, xl, done: false, guest: guest.name.clone() };
     Ok(Box::new(New { toolstack: toolstack.clone(), entry, before, stream }))
+}
+
+/// The numbers of the domains there are, none of which may have the guest's name or uuid.
+async fn refuse_if_there(toolstack: &Toolstack, guest: &SavedConfig) -> Result<Vec<u32>, HypervisorError> {
+    let there = toolstack.xl.domains().await?;
+    let taken = there.iter().find(|domain| domain.name == guest.name || domain.uuid == guest.uuid);
+    match taken {
+        Some(taken) => Err(HypervisorError::AlreadyExists(taken.name.clone())),
+        None => Ok(there.into_iter().map(|domain| domain.id).collect()),
+    }
+}
+
+fn start(toolstack: &Toolstack, config: Option<&Path>) -> Result<Running, HypervisorError> {
+    let mut args = vec!["restore".as_ref(), "-p".as_ref()];
+    args.extend(config.map(Path::as_os_str));
+    args.push("/dev/stdin".as_ref());
+    toolstack.xl.start(args, Stdio::piped(), Stdio::null())
 }
 
 /// What xl reads, and xl.
@@ -130,13 +143,10 @@ struct New {
 }
 
 impl New {
-    /// The domain that xl has made, if it is there.
+    /// The domain that xl has made, if it is there: one that merely has the same name is another's.
     async fn domain(&mut self) -> Result<Option<Domain>, HypervisorError> {
         let mut domains = self.toolstack.xl.domains().await?.into_iter();
-        Ok(domains.find(|domain| {
-            let ours = domain.uuid == self.entry.uuid || domain.name == self.entry.name;
-            ours && !self.before.contains(&domain.id)
-        }))
+        Ok(domains.find(|domain| domain.uuid == self.entry.uuid && !self.before.contains(&domain.id)))
     }
 
     /// Lets the new guest run. One that cannot be let run is removed; its image has all of it.
@@ -183,6 +193,10 @@ impl NewGuest for New {
             ended.map_err(|error| unavailable(&format!("cannot wait for xl: {error}")))?;
         }
         if let Some(domain) = self.domain().await? {
+            if !domain.never_ran() {
+                let problem = "it has run already, so it is somebody else's, or somebody let it run: it was left alone, see comio recover";
+                return Err(refused("remove", &domain, problem));
+            }
             self.toolstack.xl.act("destroy", &domain).await?;
         }
         self.toolstack.forget(&self.entry)

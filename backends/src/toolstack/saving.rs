@@ -91,6 +91,7 @@ impl SaveStream {
         }
         self.entry.step = Step::Held;
         self.entry.cpu_deciseconds = Some(now.cpu_deciseconds);
+        self.entry.cpu_ns = now.cpu_ns;
         self.toolstack.note(&self.entry).map_err(|error| self.failed(error.to_string()))
     }
 

@@ -11,9 +11,14 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::process::{Child, Command};
 
 use super::domain::{self, Domain};
+use super::{refused, with_advice};
+#[cfg(feature = "xen")]
+use crate::xen::control::with_cpu_time;
 
 /// What xl says is kept up to here.
 const WORDS_MAX: u64 = 16 << 10;
+/// What to do with a guest that xl cannot resume.
+const SUSPENDED: &str = "its save ended before it was resumed, and this xl cannot do that: xl destroy ends it as if its power had failed, then start it anew";
 
 /// The program.
 #[derive(Debug, Clone)]
@@ -48,15 +53,15 @@ impl Xl {
                 format!("xl list failed: {} (only root on a Xen host can use it)", last_words(&words));
             return Err(HypervisorError::Unavailable(problem));
         }
-        domain::parse_list(&String::from_utf8_lossy(&output.stdout))
+        domain::parse_list(&String::from_utf8_lossy(&output.stdout)).map(with_cpu_time)
     }
 
-    /// The domain that `wanted` means: a name, else a number, else a uuid.
+    /// The domain that `wanted` means: a number, else a name, else a uuid.
     ///
     /// # Errors
     /// [`HypervisorError::NotFound`], [`HypervisorError::Unavailable`].
     pub async fn domain(&self, wanted: &str) -> Result<Domain, HypervisorError> {
-        domain::find(&self.domains().await?, wanted).cloned()
+        domain::find_domain(&self.domains().await?, wanted).cloned()
     }
 
     /// Asks `domain` to shut down, as its own administrator would; it may take its time, or refuse.
@@ -65,6 +70,25 @@ impl Xl {
     /// [`HypervisorError`].
     pub async fn shut_down(&self, domain: &Domain) -> Result<(), HypervisorError> {
         self.act("shutdown", domain).await
+    }
+
+    /// Lets `domain` run: unpauses it, after it was resumed where an xl that was killed in the
+    /// middle of a save has left it suspended.
+    ///
+    /// # Errors
+    /// [`HypervisorError::Refused`], also for one that has shut down or crashed.
+    pub(super) async fn let_run(&self, domain: &Domain) -> Result<(), HypervisorError> {
+        if domain.is_suspended() {
+            // Older ones than Xen 4.20 have no such command.
+            self.act("resume", domain).await.map_err(|error| with_advice(error, SUSPENDED))?;
+        }
+        if domain.is_paused() {
+            return self.act("unpause", domain).await;
+        }
+        if domain.is_suspended() || domain.is_running() {
+            return Ok(());
+        }
+        Err(refused("resume", domain, &format!("it has shut down or crashed (state {})", domain.state)))
     }
 
     /// Runs `xl ACTION GUEST's id`.
@@ -133,6 +157,12 @@ impl Running {
             Err(error) => format!("(what it said cannot be read: {error})"),
         }
     }
+}
+
+/// xl's word is all there is where the hypervisor itself cannot be asked.
+#[cfg(not(feature = "xen"))]
+fn with_cpu_time(domains: Vec<Domain>) -> Vec<Domain> {
+    domains
 }
 
 /// The last lines of what xl said, in one line, without the progress that it shows.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Packing, Resources};
+use super::{Ancestors, Packing, Resources};
 
 /// The host's toolstack.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(crate) struct Save {
     #[arg(short, long)]
     pub(crate) pause: bool,
     /// Save every guest of the host, each as NAME.comio in a directory.
-    #[arg(long, conflicts_with_all = ["checkpoint", "pause"])]
+    #[arg(long, conflicts_with_all = ["checkpoint", "pause", "parent"])]
     pub(crate) all: bool,
     /// With --all: guests saved at once.
     #[arg(long, value_name = "N", requires = "all")]
@@ -35,8 +35,8 @@ pub(crate) struct Save {
     /// With --all: how long it may take in all, such as 5m; then what the host's configuration says.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "all")]
     pub(crate) deadline: Option<Duration>,
-    /// With --all: a guest to leave alone (repeatable).
-    #[arg(long, value_name = "NAME", requires = "all")]
+    /// With --all: a guest to leave alone, a name, number or uuid (repeatable).
+    #[arg(long, value_name = "DOMAIN", requires = "all")]
     pub(crate) exclude: Vec<String>,
     /// With --all: the host's configuration [default: /etc/comio/host.toml, if it is there].
     #[arg(long, value_name = "FILE", requires = "all")]
@@ -68,7 +68,7 @@ pub(crate) struct Restore {
     /// Leave the guest paused.
     #[arg(short, long)]
     pub(crate) paused: bool,
-    /// A configuration for xl instead of the one in the image; with --all, the host's.
+    /// A configuration for xl instead of the one in the image, as is CONFIG before the IMAGE; with --all, the host's.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Another name for the guest.
@@ -83,6 +83,8 @@ pub(crate) struct Restore {
     /// With --all: guests restored at once.
     #[arg(long, value_name = "N", requires = "all")]
     pub(crate) jobs: Option<usize>,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     /// Print the report as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -90,9 +92,9 @@ pub(crate) struct Restore {
     pub(crate) resources: Resources,
     #[command(flatten)]
     pub(crate) xen: Xen,
-    /// With --all a directory, unless the host's configuration names one.
-    #[arg(value_name = "IMAGE | DIR", required_unless_present = "all")]
-    pub(crate) image: Option<String>,
+    /// IMAGE, after a CONFIG for xl if there is one; with --all a directory, unless the host's configuration names one.
+    #[arg(value_name = "[CONFIG] IMAGE | DIR", num_args = 1..=2, required_unless_present = "all")]
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +113,8 @@ pub(crate) struct Recover {
     /// Destroy a guest whose image is complete and checked, if nothing shows that it ran since.
     #[arg(long)]
     pub(crate) finish: bool,
+    #[command(flatten)]
+    pub(crate) ancestors: Ancestors,
     /// Print what was done as JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -29,8 +29,12 @@ pub(super) struct Report {
     referenced_pages: u64,
     /// Pages stored as differences to an ancestor's.
     difference_pages: u64,
+    /// Why pages were saved in full although there was something to rest on.
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<String>,
+    /// As much of it as the user was not told yet.
+    #[serde(skip)]
+    untold: Option<String>,
 }
 
 impl Report {
@@ -46,11 +50,17 @@ impl Report {
             let _ =
                 write!(words, "; {referenced} pages are an ancestor's, {differences} are differences to one");
         }
-        if let Some(trouble) = &self.trouble {
-            let _ =
-                write!(words, "\nsome pages were saved in full: an ancestor could not be read: {trouble}");
+        if let Some(untold) = &self.untold {
+            let _ = write!(words, "\nsome pages were saved in full: an ancestor could not be read: {untold}");
         }
         words
+    }
+
+    /// Of a save that could not rest on all that it was to.
+    pub(super) fn without(report: SaveReport, unusable: &Unusable) -> Self {
+        let report = Self::from(report);
+        let trouble = unusable.0.iter().cloned().chain(report.untold.clone()).collect::<Vec<_>>();
+        Self { trouble: (!trouble.is_empty()).then(|| trouble.join("; ")), ..report }
     }
 }
 
@@ -65,7 +75,8 @@ impl From<SaveReport> for Report {
             ratio: share(report.guest_bytes(), report.stored_bytes),
             referenced_pages: pages(tag::SAME) + pages(tag::ELSEWHERE),
             difference_pages: pages(tag::DIFFERENCE),
-            trouble: report.trouble,
+            trouble: report.trouble.clone(),
+            untold: report.trouble,
         }
     }
 }
@@ -95,7 +106,7 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
     if !packing.no_clobber {
         ancestors::refuse_to_replace_needed(&image).await?;
     }
-    let foundation = foundation(packing, &image, &session).await;
+    let (foundation, unusable) = foundation(packing, &image, &session).await;
     let mut reader = open_source(&args.src, format, &session.pool).await?;
     let options = save_options(!packing.no_clobber);
     let saving = engine::save_upon(
@@ -107,7 +118,7 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
         &options,
         &session.progress,
     );
-    let report = Report::from(session.run("packing", saving).await?);
+    let report = Report::without(session.run("packing", saving).await?, &unusable);
     if packing.json {
         output::json(&report)?;
     } else {
@@ -116,26 +127,59 @@ pub(super) async fn run(args: Pack) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Why a parent or template is not used; the user was told.
+#[derive(Default)]
+pub(super) struct Unusable(Vec<String>);
+
+impl Unusable {
+    fn told<T>(&mut self, what: &str, opened: anyhow::Result<T>) -> Option<T> {
+        opened
+            .inspect_err(|error| {
+                let words = format!("the {what} cannot be used, so the guest is saved without it: {error:#}");
+                output::say(&words);
+                self.0.push(words);
+            })
+            .ok()
+    }
+}
+
 /// What the image is to rest on. A parent or template that cannot be used is no reason not to
 /// save the guest: it is saved in full then, and the user told.
-pub(super) async fn foundation(args: &Packing, image: &Location, session: &Session) -> Option<Foundation> {
+pub(super) async fn foundation(
+    args: &Packing,
+    image: &Location,
+    session: &Session,
+) -> (Option<Foundation>, Unusable) {
+    let mut unusable = Unusable::default();
     let parent = match &args.parent {
         None => None,
         Some(parent) => {
             let opened = ancestors::relative(parent, image, &args.ancestors.ancestors, &session.pool).await;
-            told_if_unusable("parent", parent, opened.and_then(usable))
+            let opened = opened.and_then(usable).inspect(|relative| warn_of_units(parent, relative));
+            unusable.told(&format!("parent {parent}"), opened)
         }
     };
     let template = match &args.template {
         None => None,
         Some(template) => {
-            told_if_unusable("template", template, open_template(args, template, image, session).await)
+            let opened = open_template(args, template, image, session).await;
+            unusable.told(&format!("template {template}"), opened)
         }
     };
     if parent.is_none() && template.is_none() {
-        return None;
+        return (None, unusable);
     }
-    told_if_unusable("parent", "both", Foundation::new(parent, template).map_err(anyhow::Error::from))
+    let both = Foundation::new(parent, template).map_err(anyhow::Error::from);
+    (unusable.told("parent or template", both), unusable)
+}
+
+/// Differences are not made to pages of units: to read one takes all its neighbours.
+fn warn_of_units(name: &str, parent: &Relative) {
+    if parent.image.footer().totals.tally.pages[usize::from(tag::UNIT)] > 0 {
+        output::say(&format!(
+            "{name} was made with --unit: pages that changed since are saved in full, not as differences"
+        ));
+    }
 }
 
 fn usable(relative: Relative) -> anyhow::Result<Relative> {
@@ -153,14 +197,4 @@ async fn open_template(
     let relative = usable(relative)?;
     let known = engine::open_template(&relative.image, args.template_memory.0).await?;
     Ok((relative, known))
-}
-
-fn told_if_unusable<T>(role: &str, name: &str, opened: anyhow::Result<T>) -> Option<T> {
-    opened
-        .inspect_err(|error| {
-            output::say(&format!(
-                "the {role} {name} cannot be used, so the guest is saved without it: {error:#}"
-            ));
-        })
-        .ok()
 }

@@ -1,18 +1,30 @@
 //! `comio recover`: guests that an interrupted save or restore has left in hand.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use comio_backends::toolstack::journal::{Entry, Operation, Step};
 use comio_backends::toolstack::recovery::{Found, Recovery};
 use comio_backends::toolstack::{Domain, Xl, open_journal};
-use comio_core::engine::{self, ConsumedBy, Image, Progress};
+use comio_core::engine::{self, ConsumedBy, EngineError, Image, Progress};
 use comio_core::format::ImageUuid;
 use serde::Serialize;
 
+use super::record;
+use super::save::now;
+use crate::ancestors;
 use crate::args::{Recover, Resources};
 use crate::exit::Exit;
 use crate::marks;
 use crate::output;
 use crate::session::Session;
+
+/// An xl that nobody reads from ends by itself, at the latest when its guest has not answered the
+/// request to suspend for a minute.
+const XL_LIMIT: Duration = Duration::from_secs(70);
+const XL_POLL: Duration = Duration::from_millis(200);
+/// A storage that does not answer must not keep a guest from running on.
+const STORAGE_LIMIT: Duration = Duration::from_secs(30);
 
 /// What was done about one guest.
 #[derive(Serialize)]
@@ -32,6 +44,8 @@ struct Done {
 enum Outcome {
     /// A process is still at work on it.
     InWork,
+    /// Its process was killed, and the xl that this had started does not come to its end.
+    Ending,
     /// It is gone, or the host was started anew.
     Gone,
     /// It runs already.
@@ -61,12 +75,18 @@ pub(super) async fn run(args: Recover) -> anyhow::Result<Exit> {
     }
     let mut done = Vec::new();
     if !entries.is_empty() {
+        wait_for_xl(&entries).await;
         let recovery = Recovery::new(Xl::new(args.xen.xl.clone()), journal).await?;
         for entry in &entries {
-            done.push(see_to(&session, &recovery, entry, args.finish).await);
+            done.push(see_to(&session, &recovery, entry, &args).await);
         }
     }
-    let failed = !unreadable.is_empty() || done.iter().any(|done| done.outcome == Outcome::Failed);
+    let recordings = record::free_those_of_killed();
+    if let Err(error) = &recordings {
+        output::say(&format!("{error:#}"));
+    }
+    let open = |done: &Done| matches!(done.outcome, Outcome::Failed | Outcome::Ending);
+    let failed = !unreadable.is_empty() || recordings.is_err() || done.iter().any(open);
     if args.json {
         output::json(&done)?;
     } else {
@@ -78,17 +98,33 @@ pub(super) async fn run(args: Recover) -> anyhow::Result<Exit> {
     Ok(if failed { Exit::Failed } else { Exit::Done })
 }
 
+/// What an xl still does with its guest must not be taken for what it leaves.
+#[expect(clippy::disallowed_methods, reason = "waiting for another process")]
+async fn wait_for_xl(entries: &[Entry]) {
+    let started = now();
+    while entries.iter().any(Entry::is_ending) && started.elapsed() < XL_LIMIT {
+        tokio::time::sleep(XL_POLL).await;
+    }
+}
+
+/// What a storage says to `question`, if it answers.
+#[expect(clippy::disallowed_methods, reason = "the program's own limit")]
+async fn in_time<T>(question: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let answer = tokio::time::timeout(STORAGE_LIMIT, question).await;
+    answer.unwrap_or_else(|_| bail!("the storage did not answer within {} s", STORAGE_LIMIT.as_secs()))
+}
+
 /// Whether the image of a save came to be; an error if that cannot be told now.
 type Made = anyhow::Result<Option<Image>>;
 
-async fn see_to(session: &Session, recovery: &Recovery, entry: &Entry, finish: bool) -> Done {
+async fn see_to(session: &Session, recovery: &Recovery, entry: &Entry, args: &Recover) -> Done {
     let image = match entry.step {
         // Nothing is published before the journal says that all of the guest was read.
         Step::Streaming => Ok(None),
-        Step::Held => complete_image(session, entry).await,
+        Step::Held => in_time(complete_image(session, entry, &args.ancestors.ancestors)).await,
     };
     let mut trouble = image.as_ref().err().map(|error| format!("{error:#}"));
-    let outcome = decide(session, recovery, entry, finish, &image).await.unwrap_or_else(|error| {
+    let outcome = decide(session, recovery, entry, args.finish, &image).await.unwrap_or_else(|error| {
         trouble = Some(format!("{error:#}"));
         Outcome::Failed
     });
@@ -111,31 +147,33 @@ async fn decide(
 ) -> anyhow::Result<Outcome> {
     let (outcome, ran_on) = match recovery.find(entry) {
         Found::InWork => return Ok(Outcome::InWork),
-        Found::Gone => {
-            if (entry.operation, entry.step) == (Operation::Restore, Step::Streaming) {
-                unmark(session, entry).await?;
-            }
-            (Outcome::Gone, false)
-        }
+        Found::Ending => return Ok(Outcome::Ending),
+        // A restored guest may have run before it went: a mark on its image stays.
+        Found::Gone => (Outcome::Gone, false),
         Found::Runs(_) => (Outcome::Runs, true),
+        Found::Stopped(domain) => return let_run(session, recovery, entry, image, &domain).await,
         Found::Paused { domain, unchanged } => match (entry.operation, entry.step) {
             (Operation::Restore, Step::Streaming) if finish => {
                 recovery.destroy(entry).await?;
-                unmark(session, entry).await?;
+                in_time(unmark(session, entry)).await?;
                 return Ok(Outcome::RemovedHalfMade);
             }
-            (Operation::Restore, Step::Streaming) => return Ok(Outcome::NotStarted),
+            (Operation::Restore, Step::Streaming) => {
+                // Before the user is told that it may be let run.
+                in_time(mark_used(session, entry, image)).await?;
+                return Ok(Outcome::NotStarted);
+            }
             (Operation::Hold, Step::Held) if matches!(image, Ok(Some(_))) => (Outcome::LeftPaused, true),
             (Operation::Save | Operation::Checkpoint, Step::Held) if !unchanged => (Outcome::RanSince, true),
             (Operation::Save, Step::Held) if finish && is_sound(session, image).await? => {
                 recovery.destroy(entry).await?;
                 return Ok(Outcome::Destroyed);
             }
-            _ => return unpause(session, recovery, entry, image, &domain).await,
+            _ => return let_run(session, recovery, entry, image, &domain).await,
         },
     };
     if ran_on {
-        mark_ran_on(session, entry, image).await?;
+        in_time(mark_used(session, entry, image)).await?;
     }
     recovery.forget(entry)?;
     Ok(outcome)
@@ -157,29 +195,33 @@ async fn is_sound(session: &Session, image: &Made) -> anyhow::Result<bool> {
 
 /// The guest comes first: it runs on even if its image cannot be marked. It stays in the journal
 /// then, so that the next time tries that again.
-async fn unpause(
+async fn let_run(
     session: &Session,
     recovery: &Recovery,
     entry: &Entry,
     image: &Made,
     domain: &Domain,
 ) -> anyhow::Result<Outcome> {
-    let marked = mark_ran_on(session, entry, image).await;
-    recovery.unpause(domain).await?;
+    let marked = in_time(mark_used(session, entry, image)).await;
+    recovery.let_run(domain).await?;
     marked.context("the guest runs on, but its image could not be marked: do not restore that, and run comio recover again")?;
     recovery.forget(entry)?;
     Ok(Outcome::Unpaused)
 }
 
-/// The guest goes on, so its image must not be restored beside it. One that cannot be opened may
-/// be whole all the same, and is marked.
-async fn mark_ran_on(session: &Session, entry: &Entry, image: &Made) -> anyhow::Result<()> {
-    if entry.operation == Operation::Restore || matches!(image, Ok(None)) {
-        return Ok(());
-    }
+/// The guest goes on or may do so, and its image must not be restored beside it. One that cannot be
+/// opened may be whole all the same, and is marked; a mark that it has already says as much.
+async fn mark_used(session: &Session, entry: &Entry, image: &Made) -> anyhow::Result<()> {
+    let why = match (entry.operation, image) {
+        (Operation::Restore, _) => ConsumedBy::Restored,
+        (_, Ok(None)) => return Ok(()),
+        _ => ConsumedBy::RanOn,
+    };
     let location = session.image(&entry.image).await?;
-    let mark = marks::mark(image_uuid(entry)?, ConsumedBy::RanOn);
-    Ok(marks::put(&location, &mark, true).await?)
+    match marks::put(&location, &marks::mark(image_uuid(entry)?, why), false).await {
+        Err(EngineError::AlreadyConsumed(..)) => Ok(()),
+        marked => Ok(marked?),
+    }
 }
 
 /// The guest was never restored here, so its image can be. A mark that another host has made
@@ -202,13 +244,17 @@ fn image_uuid(entry: &Entry) -> anyhow::Result<ImageUuid> {
 }
 
 /// The image of `entry`'s save, if it came to be.
-async fn complete_image(session: &Session, entry: &Entry) -> anyhow::Result<Option<Image>> {
+async fn complete_image(
+    session: &Session,
+    entry: &Entry,
+    directories: &[String],
+) -> anyhow::Result<Option<Image>> {
     let location = session.image(&entry.image).await?;
     let listed = location.storage.list().await?;
     if !listed.iter().any(|object| object.name == location.name) {
         return Ok(None);
     }
-    let image = Image::open_with_ancestors(&*location.storage, &location.name, &[]).await?;
+    let image = ancestors::open(&location, directories, &session.pool).await?;
     let ours = uuid::Uuid::from_bytes(image.superblock().uuid).to_string() == entry.image_uuid;
     Ok(ours.then_some(image))
 }
@@ -216,13 +262,16 @@ async fn complete_image(session: &Session, entry: &Entry) -> anyhow::Result<Opti
 fn tell(done: &Done) {
     let outcome = match done.outcome {
         Outcome::InWork => "is in the hands of a process that still runs",
+        Outcome::Ending => {
+            "was in the hands of a process that was killed, whose xl is still at work on it: run comio recover again"
+        }
         Outcome::Gone => "is gone, or the host was started since: nothing to do",
         Outcome::Runs => "runs",
         Outcome::Unpaused => "was paused, and runs on now",
         Outcome::LeftPaused => "is paused, as its save was told to leave it",
         Outcome::RanSince => "ran since its image was taken, and is paused by somebody else: left as it is",
         Outcome::NotStarted => {
-            "was restored but never started: xl unpause lets it run, comio recover --finish removes it (its image stays)"
+            "was restored but never started, and its image is marked as used: xl unpause lets it run, comio recover --finish removes it and the mark"
         }
         Outcome::Destroyed => "was destroyed: its image is complete and checked",
         Outcome::RemovedHalfMade => "was only half restored and was removed; its image is as it was",

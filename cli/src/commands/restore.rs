@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use super::host;
 use super::save::now;
+use crate::ancestors;
 use crate::args::Restore;
 use crate::exit::Exit;
 use crate::guest_config;
-use crate::location;
+use crate::location::{self, Location};
 use crate::marks;
 use crate::output;
 use crate::session::Session;
@@ -28,12 +29,18 @@ pub(super) struct Restored {
     pub(super) seconds: f64,
 }
 
-pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
+pub(super) async fn run(mut args: Restore) -> anyhow::Result<Exit> {
     if args.all {
         return host::restore_all(args).await;
     }
     let session = Session::new(&args.resources)?;
-    let image = args.image.clone().context("say which IMAGE to restore")?;
+    let image = args.names.pop().context("say which IMAGE to restore")?;
+    if let Some(config) = args.names.pop() {
+        if args.config.is_some() || args.name.is_some() {
+            bail!("{config} before the image is a configuration for xl: say that once, and a name in it");
+        }
+        args.config = Some(config.into());
+    }
     let restored = restore(&session, &args, &image).await?;
     if args.json {
         output::json(&restored)?;
@@ -48,9 +55,8 @@ pub(super) async fn run(args: Restore) -> anyhow::Result<Exit> {
 /// Restores the guest of the image at `text`.
 pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> anyhow::Result<Restored> {
     let started = now();
-    let location = session.image(text).await?;
-    let image = Image::open(location.storage.open(&location.name).await?).await?;
-    let mut saved = saved_guest(&image).await?;
+    let looking = look_into(session, text, &args.ancestors.ancestors);
+    let (location, image, mut saved) = session.unless_stopped(looking).await?;
     if let Some(name) = &args.name {
         saved.name.clone_from(name);
     }
@@ -68,17 +74,17 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     };
     let toolstack = Toolstack::new(Xl::new(args.xen.xl.clone()), open_journal(&args.xen.state_dir)?, plan);
     let mark = marks::mark(image.superblock().uuid, ConsumedBy::Restored);
-    let once = Restoring { mark: &mark, force: args.force, unique: marks::unique() };
+    let once = Restoring { name: &location.name, mark: &mark, force: args.force, unique: marks::unique() };
     let restoring = Box::pin(engine::restore_guest_once(
         &session.engine,
         &*location.storage,
-        &location.name,
+        &image,
         &toolstack,
         &saved.name,
         Some(once),
         &session.progress,
     ));
-    let report = session.run_with_guest(&format!("restoring {}", saved.name), restoring).await?;
+    let report = session.run_with_guest("restoring", &saved.name, restoring).await?;
     Ok(Restored {
         guest: saved.name,
         guest_uuid: saved.uuid,
@@ -87,9 +93,21 @@ pub(super) async fn restore(session: &Session, args: &Restore, text: &str) -> an
     })
 }
 
-/// Who is in `image`.
-async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
+/// The image at `text` with what it rests on, also in `directories`, and who is in it.
+async fn look_into(
+    session: &Session,
+    text: &str,
+    directories: &[String],
+) -> anyhow::Result<(Location, Image, SavedConfig)> {
+    let location = session.image(text).await?;
+    let image = ancestors::open(&location, directories, &session.pool).await?;
     image.check_complete()?;
+    let saved = saved_guest(&image).await?;
+    Ok((location, image, saved))
+}
+
+/// Who is in `image`, whose ancestors need not be at hand.
+pub(super) async fn saved_guest(image: &Image) -> anyhow::Result<SavedConfig> {
     if image.superblock().tape_format != TapeFormat::XEN_XL {
         bail!(
             "the image was not made from a Xen guest or a file of xl save: it can be unpacked, not restored"

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
-use comio_core::engine::{self, Image};
+use comio_core::engine;
 use comio_core::format::ImageUuid;
 use comio_core::storage::Storage;
 
@@ -45,10 +45,9 @@ async fn remove(location: &Location) -> anyhow::Result<()> {
     Ok(engine::unconsume(storage, &uuid).await?)
 }
 
-/// The uuid of the image `name`, if it is one.
+/// The uuid of the image `name`, if it is one; it may be damaged.
 async fn uuid_of(storage: &dyn Storage, name: &str) -> Option<ImageUuid> {
-    let image = Image::open(storage.open(name).await.ok()?).await.ok()?;
-    Some(image.superblock().uuid)
+    engine::uuid_of(&*storage.open(name).await.ok()?).await.ok()?
 }
 
 /// Refuses if an image that stays rests on one that goes. All are looked at before any goes.
@@ -56,12 +55,10 @@ async fn refuse_needed(locations: &[Location]) -> anyhow::Result<()> {
     let mut leaving = BTreeSet::new();
     let mut images = Vec::new();
     for location in locations {
-        // What is no image, or a damaged one, nobody can rest on.
-        if let Ok(reader) = location.storage.open(&location.name).await
-            && let Ok(image) = Image::open(reader).await
-        {
-            leaving.insert(image.superblock().uuid);
-            images.push((location, image.superblock().uuid));
+        // What is no image nobody can rest on.
+        if let Some(uuid) = uuid_of(&*location.storage, &location.name).await {
+            leaving.insert(uuid);
+            images.push((location, uuid));
         }
     }
     for (location, uuid) in images {

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use comio_backends::toolstack::journal::Operation;
 use comio_backends::toolstack::{Domain, Plan, Toolstack, Xl, open_journal};
-use comio_core::engine::{self, ConsumedBy, SaveReport};
+use comio_core::engine::{self, ConsumedBy, Foundation, SaveOptions, SaveReport};
 use serde::Serialize;
 
 use super::host;
-use super::pack::{self, Report};
+use super::pack::{self, Report, Unusable};
 use crate::ancestors;
 use crate::args::{Checkpoint, Packing, Save, Xen};
 use crate::exit::Exit;
-use crate::location;
+use crate::location::{self, Location};
 use crate::marks;
 use crate::output;
 use crate::session::{Session, save_options};
@@ -59,7 +59,8 @@ async fn one(
 ) -> anyhow::Result<Exit> {
     let session = pack::session(packing)?;
     let domain = Xl::new(xen.xl.clone()).domain(domain).await?;
-    let saved = save(&session, packing, xen, operation, &domain, image).await?;
+    let options = save_options(!packing.no_clobber);
+    let saved = save(&session, packing, xen, operation, &domain, image, &options).await?;
     if packing.json {
         output::json(&saved)?;
     } else {
@@ -77,13 +78,10 @@ pub(super) async fn save(
     operation: Operation,
     domain: &Domain,
     image: &str,
+    options: &SaveOptions,
 ) -> anyhow::Result<Saved> {
-    let target = session.image(image).await?;
-    if !packing.no_clobber {
-        ancestors::refuse_to_replace_needed(&target).await?;
-    }
-    let foundation = pack::foundation(packing, &target, session).await;
-    let options = save_options(!packing.no_clobber);
+    let preparing = prepare(session, packing, image);
+    let (target, foundation, unusable) = session.unless_stopped(preparing).await?;
     let plan = Plan {
         operation,
         image: location::lasting(image)?,
@@ -102,19 +100,33 @@ pub(super) async fn save(
         &domain.uuid,
         &*target.storage,
         &target.name,
-        &options,
+        options,
         ran_on.as_ref(),
         &session.progress,
     ));
-    let report: SaveReport = session.run_with_guest(&format!("saving {}", domain.name), saving).await?;
+    let report: SaveReport = session.run_with_guest("saving", &domain.name, saving).await?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(Saved {
         guest: domain.name.clone(),
         guest_uuid: domain.uuid.clone(),
         seconds,
         downtime_s: toolstack.still().unwrap_or(Duration::ZERO).as_secs_f64(),
-        report: report.into(),
+        report: Report::without(report, &unusable),
     })
+}
+
+/// Where the image goes, what it rests on, and what it was to rest on and cannot.
+async fn prepare(
+    session: &Session,
+    packing: &Packing,
+    image: &str,
+) -> anyhow::Result<(Location, Option<Foundation>, Unusable)> {
+    let target = session.image(image).await?;
+    if !packing.no_clobber {
+        ancestors::refuse_to_replace_needed(&target).await?;
+    }
+    let (foundation, unusable) = pack::foundation(packing, &target, session).await;
+    Ok((target, foundation, unusable))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the user is told how long it took")]

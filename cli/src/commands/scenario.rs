@@ -1,17 +1,17 @@
 //! `comio scenario`: the testbed.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use comio_simulator::model::cost::CostTable;
-use comio_simulator::report::{Circumstances, ResultFile, compare};
+use comio_simulator::report::{ResultFile, compare};
 use comio_simulator::runner;
 use comio_simulator::scenario::{Mode, ScenarioFile, Server, parse_with, schema};
 use comio_simulator::world::World;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Scenario, ScenarioRun, Setting};
+use crate::circumstances;
 use crate::exit::Exit;
 use crate::output;
 use crate::world::RealWorld;
@@ -83,9 +83,9 @@ fn load(
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
     let directory = file.parent().unwrap_or(Path::new(".")).to_owned();
     let traces = traces.unwrap_or_else(|| directory.join("traces"));
-    let has_trace = |trace: &str| crate::world::trace_path(&directory, &traces, trace).is_file();
+    let find_trace = |trace: &str| crate::world::find_trace(&directory, &traces, trace);
     let settings: Vec<_> = settings.iter().map(|set| (set.key.clone(), set.value.clone())).collect();
-    let scenario = parse_with(&name, &text, &settings, &has_trace)?;
+    let scenario = parse_with(&name, &text, &settings, &find_trace)?;
     Ok((scenario, RealWorld::new(directory, traces)))
 }
 
@@ -101,7 +101,7 @@ async fn run_scenario(args: &ScenarioRun) -> anyhow::Result<Exit> {
     for result in outcome.results.files()? {
         write(&directory, &result)?;
     }
-    write(&directory, &circumstances(&world).file())?;
+    write(&directory, &circumstances::now(world.now().as_secs_f64()).file())?;
     if args.json {
         output::json(&outcome.results)?;
     } else {
@@ -117,16 +117,4 @@ async fn run_scenario(args: &ScenarioRun) -> anyhow::Result<Exit> {
 fn write(directory: &Path, file: &ResultFile) -> anyhow::Result<()> {
     let path = directory.join(&file.name);
     std::fs::write(&path, &file.contents).with_context(|| format!("cannot write {}", path.display()))
-}
-
-#[expect(clippy::disallowed_methods, reason = "when a run ended is noted beside its results")]
-fn circumstances(world: &RealWorld) -> Circumstances {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    Circumstances {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        machine: format!("{} {}, {cores} cores", std::env::consts::OS, std::env::consts::ARCH),
-        ended_unix_s: now.as_secs(),
-        wall_s: world.now().as_secs_f64(),
-    }
 }

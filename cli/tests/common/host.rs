@@ -99,12 +99,18 @@ impl Host {
     /// Starts the program and waits until xl waits at `point`, such as "3 before"; `None` if the
     /// program came to its end instead.
     pub fn start_until(&self, args: &[&str], point: &str) -> Option<Child> {
+        let mut command = self.comio();
+        command.args(args);
+        self.spawn_until(command, point)
+    }
+
+    /// As [`start_until`](Self::start_until), for a command that ends up in the program.
+    pub fn spawn_until(&self, mut command: Command, point: &str) -> Option<Child> {
         self.clear("calls");
         self.clear("stopped");
         self.clear("go");
         self.set("stop-at", point);
-        let mut command = self.comio();
-        let child = command.args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the program starts");
         let mut ended = false;
         wait_until("xl's call or the program's end", || {
@@ -193,6 +199,12 @@ impl Host {
 /// What the program said.
 pub fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Sends `signal`, such as "-TERM", to the program.
+pub fn signal(child: &Child, signal: &str) {
+    let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(kill.expect("kill").success());
 }
 
 /// Ends the program in a way that it cannot notice.

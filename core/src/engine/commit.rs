@@ -50,18 +50,28 @@ pub(super) async fn publish_or_abandon<T>(
 ) -> Result<T, EngineError> {
     match written {
         Ok(report) => {
-            progress.enter(Phase::Publishing);
-            writer.publish().await?;
-            progress.enter(Phase::Done);
+            publish(writer, progress).await?;
             Ok(report)
         }
         Err(error) => {
-            // The first failure is what the user must know; a leftover that could not be
-            // removed is found by `Storage::leftovers`.
-            let _ = writer.abandon().await;
+            abandon(writer, progress).await;
             Err(error)
         }
     }
+}
+
+pub(super) async fn publish(writer: Box<dyn ObjectWriter>, progress: &Progress) -> Result<(), StorageError> {
+    progress.enter(Phase::Publishing);
+    writer.publish().await?;
+    progress.enter(Phase::Done);
+    Ok(())
+}
+
+/// Removes what was written. The failure before it is what the user must know; a leftover that
+/// could not be removed is found by `Storage::leftovers`.
+pub(super) async fn abandon(writer: Box<dyn ObjectWriter>, progress: &Progress) {
+    progress.enter(Phase::Removing);
+    let _ = writer.abandon().await;
 }
 
 /// Compares what stands at `offset` with what was written there.

@@ -78,6 +78,14 @@ pub enum EngineError {
         /// Why it was not resumed.
         resume: HypervisorError,
     },
+    /// What there was of a guest could not be removed after its restore had failed.
+    #[error("{failure}; and then what there was of the guest could not be removed: {discard}")]
+    HalfMade {
+        /// The first failure.
+        failure: Box<EngineError>,
+        /// Why it was not removed.
+        discard: HypervisorError,
+    },
 }
 
 impl EngineError {
@@ -86,6 +94,7 @@ impl EngineError {
         match self {
             Self::Format(error) => error.is_damage(),
             Self::Incomplete(_) => true,
+            Self::HalfMade { failure, .. } => failure.is_damage(),
             Self::Ancestor { problem, .. } => problem.is_damage(),
             // The frame is part of the image: a tape that cannot be put together is damage.
             Self::Tape(error) => matches!(error, TapeError::Inconsistent(_)),

@@ -11,7 +11,7 @@ use crate::ecbc::PageDecoder;
 use crate::format::FormatError;
 use crate::format::entry::Entry;
 use crate::format::reference::Reference;
-use crate::segment::{Bases, difference_reference, pages_decoded};
+use crate::segment::{Bases, PageProblem, difference_reference, pages_decoded};
 use crate::{PAGE_SIZE, Page};
 
 /// Pages under way at once: enough to hide a LAN's latency.
@@ -90,7 +90,7 @@ pub async fn extract(
         if let Err(problem) = found.decode(&mut decoder, image, &mut page) {
             report.pages -= 1;
             report.lost_pages += 1;
-            let error = FormatError::damaged(found.at, format!("page {}", found.pfn), problem).into();
+            let error = problem.at(found.at, found.pfn).into();
             sink(Err(LostPage { pfn: found.pfn, error }))?;
         } else {
             sink(Ok(&page))?;
@@ -132,7 +132,7 @@ struct Found {
 }
 
 impl Found {
-    fn decode(&self, decoder: &mut PageDecoder, image: &Image, page: &mut Page) -> Result<(), String> {
+    fn decode(&self, decoder: &mut PageDecoder, image: &Image, page: &mut Page) -> Result<(), PageProblem> {
         let uuid = &image.superblock().uuid;
         self.bases.decode_upon(decoder, uuid, self.pfn, self.entry, &self.blob, 0, page)
     }

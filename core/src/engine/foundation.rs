@@ -5,6 +5,7 @@
 //! changed; the others' stored bytes are read to be compared. Pages that changed are read as
 //! well if they are few, or if a sample says that differences to them will be short.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gather::{Cost, Plan, Room};
@@ -49,6 +50,8 @@ pub struct Foundation {
     /// Pages of which the caller says that the parent has them as they are.
     unchanged: Arc<PageSet>,
     trouble: Mutex<Option<String>>,
+    /// A storage has failed: it is not asked again while the guest waits.
+    is_lost: AtomicBool,
 }
 
 impl Foundation {
@@ -87,7 +90,14 @@ impl Foundation {
             }
         }
         let parent = if has_parent { Some(0) } else { None };
-        Ok(Self { lineage, parent, template, unchanged: Arc::default(), trouble: Mutex::default() })
+        Ok(Self {
+            lineage,
+            parent,
+            template,
+            unchanged: Arc::default(),
+            trouble: Mutex::default(),
+            is_lost: AtomicBool::new(false),
+        })
     }
 
     /// With pages that the caller knows to be as they are in the parent (it watched the guest
@@ -112,9 +122,19 @@ impl Foundation {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn note(&self, error: &EngineError) {
+    /// Keeps the first reason why a page was saved in full.
+    pub(super) fn note(&self, problem: String) {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.get_or_insert_with(|| error.to_string());
+        trouble.get_or_insert(problem);
+    }
+
+    /// Notes why the pages of a batch are saved in full. Damage is of some pages; a storage that
+    /// fails will fail for all.
+    fn note_error(&self, error: &EngineError) {
+        if !error.is_damage() {
+            self.is_lost.store(true, Ordering::Relaxed);
+        }
+        self.note(error.to_string());
     }
 
     /// What the pages of `batch` may rest on. Ancestors that cannot be read cost ratio only.
@@ -125,10 +145,13 @@ impl Foundation {
         let located = match self.locate(&batch).await {
             Ok(located) => located,
             Err(error) => {
-                self.note(&error);
+                self.note_error(&error);
                 vec![None; batch.pfns.count()]
             }
         };
+        if self.is_lost.load(Ordering::Relaxed) {
+            return Ok((batch, Bases::default()));
+        }
         let digest = self.digest(&batch).await;
         let (batch, survey) = self.survey(engine, batch, located, digest).await?;
         let (batch, read) = survey.read(self, engine, batch).await?;
@@ -138,7 +161,7 @@ impl Foundation {
                 Err(error)
             }
             Err(error) => {
-                self.note(&error);
+                self.note_error(&error);
                 Ok((batch, Bases::default()))
             }
         }
@@ -146,7 +169,8 @@ impl Foundation {
 
     /// For each page of `batch` the parent's page of that pfn, in whichever image holds it.
     async fn locate(&self, batch: &Batch) -> Result<Vec<Option<Located>>, EngineError> {
-        let Some(parent) = self.parent else { return Ok(vec![None; batch.pfns.count()]) };
+        let parent = self.parent.filter(|_| !self.is_lost.load(Ordering::Relaxed));
+        let Some(parent) = parent else { return Ok(vec![None; batch.pfns.count()]) };
         let reference = Reference { ancestor: parent, place: Place::SamePfn };
         let pages = batch.pfns.iter().enumerate();
         let wanted: Vec<Wanted> = pages.map(|(index, pfn)| Wanted { index, pfn, reference }).collect();
@@ -186,7 +210,7 @@ impl Foundation {
 
 fn member(role: Role, name: String, image: Image) -> Member {
     let ancestor = Ancestor { uuid: image.superblock().uuid, footer_check: image.footer_check(), role, name };
-    Member { ancestor, image: Ok(Arc::new(image)) }
+    Member { ancestor, is_needed: true, image: Ok(Arc::new(image)) }
 }
 
 /// The parent's ancestors that pages of it rest on, the most used first.

@@ -145,9 +145,9 @@ async fn locate_under(
     for (located, page) in located.iter().zip(pages).filter(|(located, _)| is_difference(located)) {
         let blob = bases.blob(page);
         let reference = difference_reference(&page.uuid, page.pfn, blob).map_err(|problem| {
-            let at = located.extent.map_or(0, |(at, _)| at);
-            let name = lineage.name(located.reference.ancestor);
-            FormatError::damaged(at, format!("page {} of its {name}", page.pfn), problem)
+            let (part, offset) = (format!("page {}", page.pfn), page.offset);
+            let ancestor = lineage.name(located.reference.ancestor);
+            FormatError::AncestorDamaged { ancestor, offset, part, problem }
         })?;
         let reference = translate(lineage, located.reference.ancestor, reference)?;
         wanted.extend(reference.map(|reference| Wanted { index: located.index, pfn: page.pfn, reference }));
@@ -189,7 +189,8 @@ async fn read_blobs(
     let mut pages = Vec::with_capacity(located.len());
     for located in located {
         let uuid = lineage.member(located.reference.ancestor)?.superblock().uuid;
-        pages.push(StoredPage { uuid, pfn: located.pfn, entry: located.entry, blob: None });
+        let (pfn, entry, offset) = (located.pfn, located.entry, located.extent.map_or(0, |(at, _)| at));
+        pages.push(StoredPage { uuid, pfn, entry, offset, blob: None });
     }
     let reads = stretches.into_iter().map(|mut stretch| async move {
         // The caller's reservation covers memory of its own.

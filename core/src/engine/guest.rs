@@ -2,9 +2,10 @@
 
 use super::beforehand::{self, Kept};
 use super::restore::restore_checked;
+use super::save::{self, Failed};
 use super::{
     Consumed, Engine, EngineError, Foundation, Image, Phase, Progress, RestoreReport, SaveOptions,
-    SaveReport, consume, consumed, save_upon,
+    SaveReport, consume, consumed,
 };
 use crate::hypervisor::Hypervisor;
 use crate::storage::Storage;
@@ -28,8 +29,8 @@ pub async fn save_guest(
     save_guest_upon(engine, None, hypervisor, guest, storage, name, options, None, progress).await
 }
 
-/// As [`save_guest`], with pages left out that `foundation` has already: see [`save_upon`].
-/// An image whose guest goes on gets the mark `ran_on` before that: see [`consume`].
+/// As [`save_guest`], with pages left out that `foundation` has already: see [`save_upon`](super::save_upon).
+/// An image whose guest goes on gets the mark `ran_on` before it is visible: see [`consume`].
 ///
 /// # Errors
 /// As [`save_guest`].
@@ -46,24 +47,34 @@ pub async fn save_guest_upon(
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
     let mut held = hypervisor.begin_save(guest).await?;
-    match save_upon(engine, foundation, held.reader(), storage, name, options, progress).await {
+    let saved = async {
+        let reader = held.reader();
+        let draft = save::draft(engine, foundation, reader, storage, name, options, progress).await?;
+        if let Some(mark) = ran_on {
+            let unique = engine.create_options(&options.uuid, true).unique;
+            // A mark without its image, after a stop, means nothing and is swept away as orphaned.
+            let marked = progress.unless_stopped(consume(storage, name, mark, true, unique)).await;
+            if let Err(error) = marked {
+                return Err(draft.failed(error));
+            }
+        }
+        draft.publish(progress).await
+    };
+    let saved: Result<SaveReport, Failed> = saved.await;
+    match saved {
         Ok(report) => {
-            let marked = match ran_on {
-                Some(mark) => {
-                    let unique = engine.create_options(&options.uuid, true).unique;
-                    consume(storage, name, mark, true, unique).await
-                }
-                None => Ok(()),
-            };
-            // The guest goes on even if its image could not be marked.
             held.release().await?;
-            marked?;
             Ok(report)
         }
-        Err(failure) => match held.resume().await {
-            Ok(()) => Err(failure),
-            Err(resume) => Err(EngineError::StillHeld { failure: Box::new(failure), resume }),
-        },
+        Err(failed) => {
+            // The guest first: a storage that does not answer must not keep it from running.
+            let resumed = held.resume().await;
+            let failure = failed.clear_away(storage, progress).await;
+            match resumed {
+                Ok(()) => Err(failure),
+                Err(resume) => Err(EngineError::StillHeld { failure: Box::new(failure), resume }),
+            }
+        }
     }
 }
 
@@ -81,12 +92,15 @@ pub async fn restore_guest(
     guest: &str,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
-    restore_guest_once(engine, storage, name, hypervisor, guest, None, progress).await
+    let image = Image::open_with_ancestors(storage, name, &[]).await?;
+    restore_guest_once(engine, storage, &image, hypervisor, guest, None, progress).await
 }
 
 /// That an image's guest is restored, for those who come after.
 #[derive(Debug, Clone, Copy)]
 pub struct Restoring<'a> {
+    /// What the image is called, beside which the mark stands.
+    pub name: &'a str,
     /// The mark that the image gets.
     pub mark: &'a Consumed,
     /// Whether an image that has a mark is restored again.
@@ -95,7 +109,8 @@ pub struct Restoring<'a> {
     pub unique: u64,
 }
 
-/// As [`restore_guest`], of an image that has no mark yet: see [`consume`]. It gets its mark when the
+/// As [`restore_guest`], of an image of `storage` that was opened with its ancestors, wherever these
+/// are, and that has no mark yet: see [`consume`]. It gets its mark when the
 /// guest is complete, before it starts: of two hosts that restore it at once one goes on, and a
 /// restore that fails before leaves no mark.
 ///
@@ -105,15 +120,14 @@ pub struct Restoring<'a> {
 pub async fn restore_guest_once(
     engine: &Engine,
     storage: &dyn Storage,
-    name: &str,
+    image: &Image,
     hypervisor: &dyn Hypervisor,
     guest: &str,
     once: Option<Restoring<'_>>,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
-    let image = Image::open_with_ancestors(storage, name, &[]).await?;
     image.check_complete()?;
-    if let Some(Restoring { mark, force: false, .. }) = once
+    if let Some(Restoring { name, mark, force: false, .. }) = once
         && let Some(there) = consumed(storage, &mark.image).await?
     {
         return Err(EngineError::AlreadyConsumed(name.to_owned(), Box::new(there)));
@@ -122,12 +136,12 @@ pub async fn restore_guest_once(
         Kept::new()
     } else {
         progress.enter(Phase::Checking);
-        progress.unless_stopped(beforehand::check(engine, &image)).await?
+        progress.unless_stopped(beforehand::check(engine, image)).await?
     };
     let mut new = hypervisor.begin_restore(guest, image.superblock().tape_format).await?;
     let restored = async {
-        let report = restore_checked(engine, &image, kept, new.writer(), progress).await?;
-        if let Some(Restoring { mark, force, unique }) = once {
+        let report = restore_checked(engine, image, kept, new.writer(), progress).await?;
+        if let Some(Restoring { name, mark, force, unique }) = once {
             // To stop in the middle of this would leave a mark without a guest.
             consume(storage, name, mark, force, unique).await?;
         }
@@ -138,10 +152,9 @@ pub async fn restore_guest_once(
             new.start().await?;
             Ok(report)
         }
-        Err(failure) => {
-            // The first failure is what the user must know.
-            let _ = new.discard().await;
-            Err(failure)
-        }
+        Err(failure) => match new.discard().await {
+            Ok(()) => Err(failure),
+            Err(discard) => Err(EngineError::HalfMade { failure: Box::new(failure), discard }),
+        },
     }
 }

@@ -63,7 +63,7 @@ impl Image {
         let directory = read_directory(&*reader, &footer, footer_offset, &mut cost).await?;
         let (segments, frames) = directory;
         let index = PageIndex::new(&segments);
-        let lineage = Lineage::unknown(&superblock.ancestors);
+        let lineage = Lineage::unknown(&superblock.ancestors, &footer.totals.rests_on);
         let footer_check = Footer::check_of(&tail);
         Ok(Self {
             reader,
@@ -94,12 +94,13 @@ impl Image {
         Ok(image)
     }
 
-    /// Looks for its ancestors in `places`: by recorded name first, then by uuid.
+    /// Looks for the ancestors that its pages rest on in `places`: by recorded name first, then by uuid.
     pub async fn find_ancestors(&mut self, places: &[&dyn Storage]) {
-        self.lineage = lineage::find(&self.superblock.ancestors, places).await;
+        let unknown = Lineage::unknown(&self.superblock.ancestors, &self.footer.totals.rests_on);
+        self.lineage = lineage::find(unknown, places).await;
     }
 
-    /// Whether all ancestors are at hand and are those that pages were compared with.
+    /// Whether all ancestors that pages rest on are at hand and are those that pages were compared with.
     ///
     /// # Errors
     /// [`EngineError::Ancestor`] for the first that is not.
@@ -199,7 +200,7 @@ impl Image {
         Ok(raw)
     }
 
-    /// Whether every part is there, and every ancestor.
+    /// Whether every part is there, and every ancestor that is needed.
     ///
     /// # Errors
     /// [`EngineError::Incomplete`] for an image recovered from a damaged one, otherwise as

@@ -11,6 +11,7 @@ use crate::buffer::Buffer;
 use crate::format::ancestor::Ancestor;
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK, FormatError, ImageUuid};
+use crate::segment::RestsOn;
 use crate::storage::{ObjectReader, Storage, StorageError, StorageErrorKind};
 
 /// Ancestors opened at once.
@@ -39,9 +40,15 @@ impl AncestorProblem {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Changed => true,
-            Self::Damaged(error) => error.is_damage(),
+            // One bit can make an image look like none.
+            Self::Damaged(error) => !matches!(error, FormatError::Unsupported(_)),
             Self::Missing | Self::Unreadable(_) => false,
         }
+    }
+
+    /// This problem, or `other` if this one says only that nothing was found.
+    fn or(self, other: Self) -> Self {
+        if self == Self::Missing { other } else { self }
     }
 }
 
@@ -58,6 +65,8 @@ impl From<EngineError> for AncestorProblem {
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) ancestor: Ancestor,
+    /// Whether a page rests on it: an image may go that its descendants only name.
+    pub(super) is_needed: bool,
     pub(super) image: Result<Arc<Image>, AncestorProblem>,
 }
 
@@ -83,10 +92,13 @@ pub(super) struct Lineage {
 
 impl Lineage {
     /// Of an image whose ancestors nobody has looked for yet.
-    pub(super) fn unknown(ancestors: &[Ancestor]) -> Self {
-        let member =
-            |ancestor: &Ancestor| Member { ancestor: ancestor.clone(), image: Err(AncestorProblem::Missing) };
-        Self { members: ancestors.iter().map(member).collect() }
+    pub(super) fn unknown(ancestors: &[Ancestor], rests_on: &RestsOn) -> Self {
+        let member = |(ancestor, &pages): (&Ancestor, &u64)| Member {
+            ancestor: ancestor.clone(),
+            is_needed: pages > 0,
+            image: Err(AncestorProblem::Missing),
+        };
+        Self { members: ancestors.iter().zip(rests_on).map(member).collect() }
     }
 
     /// The ancestor that a reference names.
@@ -112,12 +124,13 @@ impl Lineage {
         self.members.iter().position(|member| member.ancestor.uuid == *uuid).map(|number| number as u8)
     }
 
-    /// Whether every ancestor is at hand.
+    /// Whether every ancestor is at hand that a page rests on.
     ///
     /// # Errors
     /// [`EngineError::Ancestor`] for the first that is not.
     pub(super) fn check(&self) -> Result<(), EngineError> {
-        self.members.iter().try_for_each(|member| member.image().map(|_| ()))
+        let mut needed = self.members.iter().filter(|member| member.is_needed);
+        needed.try_for_each(|member| member.image().map(|_| ()))
     }
 
     /// What loading the ancestors' page tables has cost.
@@ -132,84 +145,117 @@ impl Lineage {
     }
 }
 
-/// Looks for `ancestors` in `places`, by recorded name first, then by uuid.
-pub(super) async fn find(ancestors: &[Ancestor], places: &[&dyn Storage]) -> Lineage {
+/// Looks for the ancestors of `unknown` that pages rest on in `places`, by recorded name first, then by
+/// uuid.
+pub(super) async fn find(unknown: Lineage, places: &[&dyn Storage]) -> Lineage {
+    let mut lineage = unknown;
+    let needed = lineage.members.iter().filter(|member| member.is_needed);
     let named: Vec<BoxFuture<'_, _>> =
-        ancestors.iter().map(|ancestor| by_name(ancestor, places).boxed()).collect();
+        needed.map(|member| by_name(&member.ancestor, places).boxed()).collect();
     let named: Vec<_> = stream::iter(named).buffered(ANCESTORS_AT_ONCE).collect().await;
     let mut by_uuid = Vec::new();
-    let mut members = Vec::with_capacity(ancestors.len());
-    for (ancestor, named) in ancestors.iter().zip(named) {
+    let needed = lineage.members.iter_mut().filter(|member| member.is_needed);
+    for (member, named) in needed.zip(named) {
         let image = match named {
-            Some(image) => image,
-            None => by_identity(ancestor, places, &mut by_uuid).await,
+            Ok(image) => Ok(image),
+            Err(problem) => by_identity(&member.ancestor, places, &mut by_uuid, problem).await,
         };
-        members.push(Member { ancestor: ancestor.clone(), image: image.map(Arc::new) });
+        member.image = image.map(Arc::new);
     }
-    Lineage { members }
+    lineage
 }
 
-/// The image of the recorded name, if it has the right uuid.
-async fn by_name(ancestor: &Ancestor, places: &[&dyn Storage]) -> Option<Result<Image, AncestorProblem>> {
+/// The image of the recorded name, if it is the one. What stands under that name and cannot be used
+/// is a better answer than "not found", unless it is another image.
+async fn by_name(ancestor: &Ancestor, places: &[&dyn Storage]) -> Result<Image, AncestorProblem> {
+    let mut first = AncestorProblem::Missing;
     for place in places {
-        if let Ok(reader) = place.open(&ancestor.name).await
-            && uuid_of(&*reader).await.is_ok_and(|uuid| uuid == Some(ancestor.uuid))
-        {
-            return Some(open(ancestor, reader).await);
+        match try_open(ancestor, *place, &ancestor.name).await {
+            Ok(image) => return Ok(image),
+            Err(problem) => first = first.or(problem),
         }
     }
-    None
+    Err(first)
 }
 
 /// Names by uuid, for each place that was listed.
-type Names = Vec<BTreeMap<ImageUuid, String>>;
+type Names = Vec<Result<BTreeMap<ImageUuid, Vec<String>>, AncestorProblem>>;
 
+/// The image by its uuid: copies of it may be damaged, or recovered from a damaged one, so that each
+/// is tried. `first` is what was wrong with the one of the recorded name.
 async fn by_identity(
     ancestor: &Ancestor,
     places: &[&dyn Storage],
     names: &mut Names,
+    first: AncestorProblem,
 ) -> Result<Image, AncestorProblem> {
+    let mut first = first;
     for (i, place) in places.iter().enumerate() {
         if names.len() <= i {
-            names.push(list(*place).await.map_err(|error| AncestorProblem::Unreadable(error.to_string()))?);
+            names.push(list(*place).await.map_err(|error| AncestorProblem::Unreadable(error.to_string())));
         }
-        if let Some(name) = names[i].get(&ancestor.uuid) {
-            let reader = place.open(name).await;
-            let reader = reader.map_err(|error| AncestorProblem::Unreadable(error.to_string()))?;
-            return open(ancestor, reader).await;
+        let of_uuid = match &names[i] {
+            Ok(names) => names.get(&ancestor.uuid).map_or(&[][..], Vec::as_slice),
+            Err(problem) => {
+                first = first.or(problem.clone());
+                continue;
+            }
+        };
+        for name in of_uuid.iter().filter(|name| **name != ancestor.name) {
+            match try_open(ancestor, *place, name).await {
+                Ok(image) => return Ok(image),
+                Err(problem) => first = first.or(problem),
+            }
         }
     }
-    Err(AncestorProblem::Missing)
+    Err(first)
+}
+
+/// Opens the object `name` of `place` if it is `ancestor`; otherwise says what it is instead.
+async fn try_open(ancestor: &Ancestor, place: &dyn Storage, name: &str) -> Result<Image, AncestorProblem> {
+    let reader = place.open(name).await.map_err(|error| match error.kind {
+        StorageErrorKind::NotFound | StorageErrorKind::InvalidName => AncestorProblem::Missing,
+        _ => AncestorProblem::Unreadable(error.to_string()),
+    })?;
+    if uuid_of(&*reader).await?.is_some_and(|uuid| uuid != ancestor.uuid) {
+        return Err(AncestorProblem::Missing);
+    }
+    let image = Image::open(reader).await?;
+    if image.footer_check() == ancestor.footer_check { Ok(image) } else { Err(AncestorProblem::Changed) }
 }
 
 /// The images of a storage by uuid. What cannot be read is none of ours.
-async fn list(place: &dyn Storage) -> Result<BTreeMap<ImageUuid, String>, StorageError> {
-    let mut names = BTreeMap::new();
+async fn list(place: &dyn Storage) -> Result<BTreeMap<ImageUuid, Vec<String>>, StorageError> {
+    let mut names = BTreeMap::<ImageUuid, Vec<String>>::new();
     for object in place.list().await? {
         if let Ok(reader) = place.open(&object.name).await
             && let Ok(Some(uuid)) = uuid_of(&*reader).await
         {
-            names.insert(uuid, object.name);
+            names.entry(uuid).or_default().push(object.name);
         }
     }
     Ok(names)
 }
 
-/// The uuid of an image, or `None` if it is none.
-async fn uuid_of(reader: &dyn ObjectReader) -> Result<Option<ImageUuid>, EngineError> {
+/// The uuid of an image, or `None` if it is none; all but its superblock may be damaged.
+///
+/// # Errors
+/// The storage's.
+pub async fn uuid_of(reader: &dyn ObjectReader) -> Result<Option<ImageUuid>, EngineError> {
+    Ok(superblock_of(reader).await?.map(|superblock| superblock.uuid))
+}
+
+async fn superblock_of(reader: &dyn ObjectReader) -> Result<Option<Superblock>, EngineError> {
     if reader.len() < BLOCK as u64 {
         return Ok(None);
     }
     let head = reader.read_at(0, BLOCK, Buffer::unpooled(vec![0; BLOCK])).await?.into_bytes()?;
-    Ok(Superblock::parse(&head).ok().map(|superblock| superblock.uuid))
+    Ok(Superblock::parse(&head).ok())
 }
 
-async fn open(ancestor: &Ancestor, reader: Box<dyn ObjectReader>) -> Result<Image, AncestorProblem> {
-    let image = Image::open(reader).await.map_err(AncestorProblem::from)?;
-    if image.footer_check() == ancestor.footer_check { Ok(image) } else { Err(AncestorProblem::Changed) }
-}
-
-/// The images in `place` that name `uuid` among their ancestors and have pages that rest on it.
+/// The images in `place` that name `uuid` among their ancestors and have pages that rest on it. One
+/// whose index is damaged may have such pages: it can be recovered, and is of no use then without
+/// its ancestors.
 ///
 /// # Errors
 /// The storage's.
@@ -225,11 +271,14 @@ pub async fn descendants(
             Err(error) if error.kind == StorageErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        if let Ok(image) = Image::open(reader).await {
-            let ancestors = image.superblock().ancestors.iter().zip(image.footer().totals.rests_on);
-            if ancestors.filter(|(ancestor, _)| ancestor.uuid == *uuid).any(|(_, pages)| pages > 0) {
-                found.push((object.name, image.superblock().uuid));
-            }
+        let Some(Superblock { uuid: own, ancestors, .. }) = superblock_of(&*reader).await? else { continue };
+        let Some(row) = ancestors.iter().position(|ancestor| ancestor.uuid == *uuid) else { continue };
+        let is_needed = match Image::open(reader).await {
+            Ok(image) => image.footer().totals.rests_on.get(row).is_some_and(|&pages| pages > 0),
+            Err(_) => true,
+        };
+        if is_needed {
+            found.push((object.name, own));
         }
     }
     Ok(found)

@@ -86,7 +86,7 @@ pub(super) async fn follow(
 fn of_ancestor(lineage: &Lineage, number: u8, error: EngineError) -> EngineError {
     match error {
         EngineError::Format(FormatError::Damaged { offset, part, problem }) => {
-            FormatError::damaged(offset, format!("{part} of its {}", lineage.name(number)), problem).into()
+            FormatError::AncestorDamaged { ancestor: lineage.name(number), offset, part, problem }.into()
         }
         other => other,
     }

@@ -37,7 +37,7 @@ pub use extract::{ExtractReport, LostPage, extract};
 pub use foundation::{Foundation, Relative};
 pub use guest::{Restoring, restore_guest, restore_guest_once, save_guest, save_guest_upon};
 pub use image::{Image, OpenReads};
-pub use lineage::{AncestorProblem, descendants};
+pub use lineage::{AncestorProblem, descendants, uuid_of};
 pub use partial::restore_partial;
 pub use progress::{Phase, Progress};
 pub use recover::{RecoverReport, recover};

@@ -18,11 +18,14 @@ pub enum Phase {
     Checking,
     /// Making the image visible.
     Publishing,
+    /// Removing what was written, after a failure or a stop. A guest was let go before.
+    Removing,
     /// Nothing more to do.
     Done,
 }
 
-const PHASES: [Phase; 5] = [Phase::Moving, Phase::Syncing, Phase::Checking, Phase::Publishing, Phase::Done];
+const PHASES: [Phase; 6] =
+    [Phase::Moving, Phase::Syncing, Phase::Checking, Phase::Publishing, Phase::Removing, Phase::Done];
 
 /// Counters that the engine moves and anybody may read.
 #[derive(Debug, Default)]
@@ -64,17 +67,29 @@ impl Progress {
         self.stop.notify_waiters();
     }
 
+    /// Whether somebody has called [`stop`](Self::stop).
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody calls [`stop`](Self::stop).
+    pub async fn stopped(&self) {
+        let stopped = self.stop.notified();
+        if !self.is_stopping() {
+            stopped.await;
+        }
+    }
+
     /// Runs `operation` to its end, or until [`stop`](Self::stop).
     pub(super) async fn unless_stopped<T>(
         &self,
         operation: impl Future<Output = Result<T, EngineError>>,
     ) -> Result<T, EngineError> {
         let operation = std::pin::pin!(operation);
-        let stopped = self.stop.notified();
-        if self.stopping.load(Ordering::Acquire) {
+        if self.is_stopping() {
             return Err(EngineError::Stopped);
         }
-        match select(operation, std::pin::pin!(stopped)).await {
+        match select(operation, std::pin::pin!(self.stopped())).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => Err(EngineError::Stopped),
         }

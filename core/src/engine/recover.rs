@@ -176,6 +176,7 @@ async fn copy(
         }
     }
     drop(copies);
+    index.count_indirect(found.superblock.ancestors.len());
     let report = index.report();
     let tail = build_tail(
         superblock,
@@ -263,6 +264,15 @@ impl Rebuilt {
             self.last_frame = Some(copied.header.number);
         }
         self.totals += copied.totals;
+    }
+
+    /// The same page of an ancestor may be a difference there, which rests on another one: nobody
+    /// looks into them here, so all count as needed if any is.
+    fn count_indirect(&mut self, ancestors: usize) {
+        let rests_on = &mut self.totals.rests_on;
+        if rests_on.iter().any(|&pages| pages > 0) {
+            rests_on.iter_mut().take(ancestors).for_each(|pages| *pages = (*pages).max(1));
+        }
     }
 
     fn report(&self) -> RecoverReport {

@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesUnordered, StreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::commit::{Tail, make_durable, publish_or_abandon};
+use super::commit::{Tail, abandon, make_durable, publish};
 use super::{Engine, EngineError, Foundation, Image, Phase, Progress};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
@@ -84,6 +84,67 @@ pub async fn save_upon(
     options: &SaveOptions,
     progress: &Progress,
 ) -> Result<SaveReport, EngineError> {
+    let saved = match draft(engine, foundation, reader, storage, name, options, progress).await {
+        Ok(draft) => draft.publish(progress).await,
+        Err(failed) => Err(failed),
+    };
+    match saved {
+        Ok(report) => Ok(report),
+        Err(failed) => Err(failed.clear_away(storage, progress).await),
+    }
+}
+
+/// An image that is durable and checked, and not yet visible.
+pub(super) struct Draft {
+    writer: Box<dyn ObjectWriter>,
+    report: SaveReport,
+}
+
+/// A save that failed, and what it has written, if that is still there.
+pub(super) struct Failed {
+    error: EngineError,
+    writer: Option<Box<dyn ObjectWriter>>,
+}
+
+impl Draft {
+    /// Makes it visible.
+    pub(super) async fn publish(self, progress: &Progress) -> Result<SaveReport, Failed> {
+        publish(self.writer, progress).await?;
+        Ok(self.report)
+    }
+
+    /// It must not become visible, because of `error`.
+    pub(super) fn failed(self, error: EngineError) -> Failed {
+        Failed { error, writer: Some(self.writer) }
+    }
+}
+
+impl<E: Into<EngineError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), writer: None }
+    }
+}
+
+impl Failed {
+    /// Removes what was written, which lasts as long as the storage does not answer; gives the error.
+    pub(super) async fn clear_away(self, storage: &dyn Storage, progress: &Progress) -> EngineError {
+        if let Some(writer) = self.writer {
+            abandon(writer, progress).await;
+        }
+        explain_no_space(self.error, storage, progress).await
+    }
+}
+
+/// All of a save but to make the image visible, or to remove what a failure leaves.
+pub(super) async fn draft(
+    engine: &Engine,
+    foundation: Option<&Foundation>,
+    reader: &mut dyn GuestReader,
+    storage: &dyn Storage,
+    name: &str,
+    options: &SaveOptions,
+    progress: &Progress,
+) -> Result<Draft, Failed> {
     let mut create = engine.create_options(&options.uuid, options.replace);
     if let Some(foundation) = foundation {
         refuse_to_replace_ancestor(foundation, storage, name).await?;
@@ -93,10 +154,9 @@ pub async fn save_upon(
     progress.set_total(reader.size_hint().unwrap_or(0));
     let writer = storage.create(name, create).await?;
     let saving = Saver::new(engine, foundation, &*writer, options, progress).run(reader);
-    let written = progress.unless_stopped(saving).await;
-    match publish_or_abandon(writer, written, progress).await {
-        Ok(report) => Ok(report),
-        Err(error) => Err(explain_no_space(error, storage, progress).await),
+    match progress.unless_stopped(saving).await {
+        Ok(report) => Ok(Draft { writer, report }),
+        Err(error) => Err(Failed { error, writer: Some(writer) }),
     }
 }
 
@@ -287,17 +347,20 @@ impl<'a> Saver<'a> {
             let coder = Arc::clone(&engine.coder);
             let encoded = compute::run(&*engine.compute, move || {
                 let encoded = coder.encode_upon(&uuid, tape_number, &batch, &bases, out);
-                let encoded = encoded.map(|(mut segment, rests_on)| {
+                let encoded = encoded.map(|(mut segment, resting)| {
                     let offset = end.fetch_add(segment.payload.len() as u64, Ordering::Relaxed);
                     coder.seal(&mut segment, offset);
-                    (segment, rests_on)
+                    (segment, resting)
                 });
                 let work = encoded.as_ref().map_or(Work::Other, |(segment, _)| Work::Encode(segment.tally));
                 (encoded, work)
             });
-            let (EncodedSegment { payload, entry, tally }, rests_on) = encoded.await??;
+            let (EncodedSegment { payload, entry, tally }, resting) = encoded.await??;
+            if let Some((foundation, trouble)) = foundation.zip(resting.trouble) {
+                foundation.note(trouble);
+            }
             writer.write_at(entry.offset, payload).await?;
-            let mut totals = Totals { rests_on, ..Totals::default() };
+            let mut totals = Totals { rests_on: resting.on, ..Totals::default() };
             totals.add_segment(&entry, &tally);
             Ok(Placed::Segment { number, entry, totals: Box::new(totals) })
         }

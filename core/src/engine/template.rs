@@ -12,7 +12,7 @@ use crate::compute::{self, Compute, Work};
 use crate::format::frame::{FrameItem, items};
 use crate::storage::Storage;
 use crate::tape::{Batch, GuestReader, Pfns, TapeError, TapeFormat, TapeItem};
-use crate::template::{KEY_LEN, KnownPages, MAGIC, PageHash, Record};
+use crate::template::{KEY_LEN, KnownPages, KnownPagesReader, MAGIC, PageHash, Record};
 use crate::{PAGE_SIZE, SEGMENT_PAGES};
 
 /// Bytes that a page takes in the set of those that were seen.
@@ -161,19 +161,20 @@ pub async fn open_template(image: &Image, bytes_max: usize) -> Result<KnownPages
         let problem = "the image is not a template; make one of it with: comio template make";
         return Err(EngineError::NotATemplate(problem.into()));
     }
-    let mut frame = Vec::new();
-    let frame_max = KnownPages::frame_bytes(bytes_max);
+    let unusable =
+        |problem: &str| EngineError::NotATemplate(format!("the template cannot be used: {problem}"));
+    // What the directory says is bounded by the image's length.
+    let pages = image.segments().iter().map(|entry| SEGMENT_PAGES.min(entry.pages as usize)).sum();
+    let mut reader = KnownPagesReader::new(pages, bytes_max);
     for entry in image.frames() {
-        if frame.len() >= frame_max {
+        if reader.is_full() {
             break;
         }
         for item in items(&image.frame_chunk(entry).await?) {
             if let FrameItem::Bytes(bytes) = item? {
-                frame.extend_from_slice(bytes);
+                reader.push(bytes).map_err(unusable)?;
             }
         }
     }
-    frame.truncate(frame_max);
-    KnownPages::parse(&frame, bytes_max)
-        .map_err(|problem| EngineError::NotATemplate(format!("the template cannot be used: {problem}")))
+    reader.finish().map_err(unusable)
 }

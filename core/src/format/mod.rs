@@ -44,6 +44,18 @@ pub enum FormatError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Bytes of an ancestor differ from what was written.
+    #[error("{part} of its {ancestor} is damaged, at byte {offset} there: {problem}")]
+    AncestorDamaged {
+        /// Which.
+        ancestor: String,
+        /// Byte offset in it.
+        offset: u64,
+        /// Which part.
+        part: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl FormatError {
@@ -53,7 +65,7 @@ impl FormatError {
 
     /// Whether the bytes are damaged, as opposed to foreign or too new.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. })
+        matches!(self, Self::Damaged { .. } | Self::AncestorDamaged { .. })
     }
 }
 

@@ -5,10 +5,10 @@ use super::decode::{check_stored, decode_contents, decode_page};
 use crate::Page;
 use crate::buffer::{Buffer, Reservation};
 use crate::ecbc::PageDecoder;
-use crate::format::ImageUuid;
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::Reference;
 use crate::format::segment::Digest;
+use crate::format::{FormatError, ImageUuid};
 
 /// Where a stored page's bytes are in [`Bases`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,43 @@ pub struct StoredPage {
     pub pfn: u64,
     /// Its entry there.
     pub entry: Entry,
+    /// Where its bytes stand in the image, for messages; 0 if it has none.
+    pub offset: u64,
     /// Its bytes, if it has any.
     pub blob: Option<BlobAt>,
+}
+
+/// Why a page cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PageProblem {
+    /// Its own bytes are wrong, in words.
+    #[error("{0}")]
+    Own(String),
+    /// Those of an ancestor's page that it rests on are.
+    #[error(transparent)]
+    Ancestors(FormatError),
+}
+
+impl From<&str> for PageProblem {
+    fn from(problem: &str) -> Self {
+        Self::Own(problem.to_owned())
+    }
+}
+
+impl From<String> for PageProblem {
+    fn from(problem: String) -> Self {
+        Self::Own(problem)
+    }
+}
+
+impl PageProblem {
+    /// Of page `pfn`, which stands at `offset`.
+    pub(crate) fn at(self, offset: u64, pfn: u64) -> FormatError {
+        match self {
+            Self::Own(problem) => FormatError::damaged(offset, format!("page {pfn}"), problem),
+            Self::Ancestors(error) => error,
+        }
+    }
 }
 
 /// What is known of an ancestor's page beside the page that may rest on it.
@@ -107,47 +142,48 @@ impl Bases {
     /// Decodes a page that rests on no other.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong.
     pub(crate) fn decode_alone(
         &self,
         decoder: &mut PageDecoder,
         page: &StoredPage,
         out: &mut Page,
-    ) -> Result<(), String> {
+    ) -> Result<(), PageProblem> {
         decode_page(decoder, &page.uuid, page.pfn, page.entry, self.blob(page), None, out)
-            .map_err(|problem| self.in_ancestor(page, &problem))
+            .map_err(|problem| self.in_ancestor(page, problem))
     }
 
     /// A problem with a stored page, told with the image that it stands in.
-    fn in_ancestor(&self, page: &StoredPage, problem: &str) -> String {
+    fn in_ancestor(&self, page: &StoredPage, problem: impl Into<String>) -> PageProblem {
         let name = self.names.iter().find(|(uuid, _)| *uuid == page.uuid);
-        let name = name.map_or("an ancestor", |(_, name)| name);
-        format!("page {} of its {name}: {problem}", page.pfn)
+        let ancestor = name.map_or("ancestor", |(_, name)| name).to_owned();
+        let (part, problem) = (format!("page {}", page.pfn), problem.into());
+        PageProblem::Ancestors(FormatError::AncestorDamaged { ancestor, offset: page.offset, part, problem })
     }
 
     /// Decodes the ancestor's page of `base`.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong.
     pub(crate) fn decode(
         &self,
         decoder: &mut PageDecoder,
         base: &Base,
         out: &mut Page,
-    ) -> Result<(), String> {
+    ) -> Result<(), PageProblem> {
         let page = base.page.as_ref().ok_or("the ancestor's page was not read")?;
         let Some((_, under)) = &base.under else { return self.decode_alone(decoder, page, out) };
         let mut contents = [0; crate::PAGE_SIZE];
         self.decode_alone(decoder, under, &mut contents)?;
         decode_page(decoder, &page.uuid, page.pfn, page.entry, self.blob(page), Some(&contents), out)
-            .map_err(|problem| self.in_ancestor(page, &problem))
+            .map_err(|problem| self.in_ancestor(page, problem))
     }
 
     /// Decodes page `index` of a segment from its own `blob` and what it rests on. On error
     /// `out` holds zeros.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// What is wrong.
     #[expect(clippy::too_many_arguments, reason = "all that is known of a page")]
     pub(crate) fn decode_upon(
         &self,
@@ -158,16 +194,16 @@ impl Bases {
         blob: &[u8],
         index: usize,
         out: &mut Page,
-    ) -> Result<(), String> {
+    ) -> Result<(), PageProblem> {
         let Some(base) = self.get(index) else {
-            return decode_page(decoder, uuid, pfn, entry, blob, None, out);
+            return Ok(decode_page(decoder, uuid, pfn, entry, blob, None, out)?);
         };
         let result = if matches!(entry, Entry::Same { .. } | Entry::Elsewhere { .. }) {
             self.decode_same(decoder, base, entry.check(), out)
         } else {
             let mut contents = [0; crate::PAGE_SIZE];
             self.decode(decoder, base, &mut contents)
-                .and_then(|()| decode_page(decoder, uuid, pfn, entry, blob, Some(&contents), out))
+                .and_then(|()| Ok(decode_page(decoder, uuid, pfn, entry, blob, Some(&contents), out)?))
         };
         if result.is_err() {
             out.fill(0);
@@ -182,7 +218,7 @@ impl Bases {
         base: &Base,
         check: Option<u32>,
         out: &mut Page,
-    ) -> Result<(), String> {
+    ) -> Result<(), PageProblem> {
         self.decode(decoder, base, out)?;
         // Decoding has seen to the ancestor's own check: the same one need not be made again.
         let checked = base.page.and_then(|page| page.entry.check());
@@ -198,8 +234,8 @@ impl Bases {
     /// `entry` may rest on; decodes nothing.
     ///
     /// # Errors
-    /// What is wrong, in words.
-    pub(crate) fn check_stored(&self, index: usize, entry: Entry) -> Result<(), String> {
+    /// What is wrong.
+    pub(crate) fn check_stored(&self, index: usize, entry: Entry) -> Result<(), PageProblem> {
         let base = self.get(index);
         if Reference::of_entry(entry).is_none() && !matches!(entry, Entry::Difference { .. }) {
             return Ok(());
@@ -216,33 +252,46 @@ impl Bases {
         }
         for page in [Some(page), under].into_iter().flatten() {
             check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))
-                .map_err(|problem| self.in_ancestor(&page, &problem))?;
+                .map_err(|problem| self.in_ancestor(&page, problem))?;
         }
         Ok(())
     }
 
-    /// Whether the stored bytes of the ancestor's page of `base` are what was stored.
-    pub(crate) fn is_whole(&self, base: &Base) -> bool {
-        let Some(page) = base.page else { return false };
+    /// Checks the stored bytes of the ancestor's page of `base`.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn check_whole(&self, base: &Base) -> Result<(), PageProblem> {
+        let page = base.page.ok_or("the ancestor's page was not read")?;
         let under = base.under.map(|(_, under)| under);
-        let needs_under = matches!(page.entry, Entry::Difference { .. });
-        needs_under == under.is_some()
-            && [Some(page), under]
-                .into_iter()
-                .flatten()
-                .all(|page| check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page)).is_ok())
+        if matches!(page.entry, Entry::Difference { .. }) != under.is_some() {
+            return Err(self.in_ancestor(&page, "the page that it rests on was not read"));
+        }
+        for page in [Some(page), under].into_iter().flatten() {
+            check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))
+                .map_err(|problem| self.in_ancestor(&page, problem))?;
+        }
+        Ok(())
     }
 
     /// Whether the ancestor's page of `base` has the very bytes of `page`. Its own content
     /// check is not looked at: equal bytes are right whatever it says.
-    pub(crate) fn is_same(&self, decoder: &mut PageDecoder, base: &Base, page: &Page) -> bool {
-        let Some(stored) = &base.page else { return false };
+    ///
+    /// # Errors
+    /// What is wrong with the ancestor's.
+    pub(crate) fn is_same(
+        &self,
+        decoder: &mut PageDecoder,
+        base: &Base,
+        page: &Page,
+    ) -> Result<bool, PageProblem> {
+        let Some(stored) = &base.page else { return Ok(false) };
         let (mut contents, mut found) = ([0; crate::PAGE_SIZE], [0; crate::PAGE_SIZE]);
-        let Ok(under) = self.decode_under(decoder, base, &mut contents) else { return false };
+        let under = self.decode_under(decoder, base, &mut contents)?;
         let blob = self.blob(stored);
-        let result =
-            decode_contents(decoder, &stored.uuid, stored.pfn, stored.entry, blob, under, &mut found);
-        result.is_ok() && found == *page
+        decode_contents(decoder, &stored.uuid, stored.pfn, stored.entry, blob, under, &mut found)
+            .map_err(|problem| self.in_ancestor(stored, problem))?;
+        Ok(found == *page)
     }
 
     /// What the ancestor's page is a difference to, if it is one.
@@ -251,7 +300,7 @@ impl Bases {
         decoder: &mut PageDecoder,
         base: &Base,
         contents: &'a mut Page,
-    ) -> Result<Option<&'a Page>, String> {
+    ) -> Result<Option<&'a Page>, PageProblem> {
         let Some((_, under)) = &base.under else { return Ok(None) };
         self.decode_alone(decoder, under, contents)?;
         Ok(Some(contents))

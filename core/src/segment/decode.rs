@@ -1,7 +1,7 @@
 //! A segment to pages.
 
 use super::encode::{blob_check, blob_seed};
-use super::{Bases, SegmentError, Tally, unit};
+use super::{Bases, PageProblem, SegmentError, Tally, unit};
 use crate::buffer::{Buffer, Payload};
 use crate::ecbc::PageDecoder;
 use crate::format::directory::DirectoryEntry;
@@ -44,9 +44,9 @@ fn blob_of<'a>(table: &PageTable, bytes: &'a [u8], index: usize) -> &'a [u8] {
     extent.map_or(&[][..], |(at, len)| &bytes[table.header.table_end + at..][..len])
 }
 
-fn page_damage(table: &PageTable, index: usize, pfn: u64, problem: String) -> FormatError {
+fn page_damage(table: &PageTable, index: usize, pfn: u64, problem: impl Into<PageProblem>) -> FormatError {
     let in_segment = table.entry(index).extent().map_or(0, |(at, _)| (table.header.table_end + at) as u64);
-    FormatError::damaged(table.offset + in_segment, format!("page {pfn}"), problem)
+    problem.into().at(table.offset + in_segment, pfn)
 }
 
 /// What the pages of a whole segment are.
@@ -129,6 +129,7 @@ pub(super) fn check_segment(
             continue;
         }
         check_stored(uuid, pfn, page_entry, blob_of(&table, bytes, index))
+            .map_err(PageProblem::Own)
             .and_then(|()| bases.check_stored(index, page_entry))
             .map_err(|problem| page_damage(&table, index, pfn, problem))?;
     }

@@ -2,13 +2,13 @@
 
 use super::unit::{self, Waiting};
 use super::upon::{self, Seen, Upon};
-use super::{Bases, EncodedSegment, RestsOn, SegmentError};
+use super::{Bases, EncodedSegment, Resting, SegmentError};
 use crate::buffer::{Buffer, Payload};
 use crate::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally, uniform};
 use crate::format::directory::DirectoryEntry;
 use crate::format::entry::{BLOB_CHECK_LEN, Entry, UNIT_GRAIN, content_check, tag};
 use crate::format::placement::{Placement, Plan, place, spend_slack};
-use crate::format::segment::{DigestKey, HEADER_LEN, TableDraft};
+use crate::format::segment::{Digest, DigestKey, HEADER_LEN, TableDraft};
 use crate::format::{ImageUuid, blocks_of};
 use crate::tape::Pfns;
 use crate::{PAGE_SIZE, Page};
@@ -220,7 +220,7 @@ pub(super) fn segment(
     pages: &[u8],
     bases: &Bases,
     mut out: Buffer,
-) -> Result<(EncodedSegment, RestsOn), SegmentError> {
+) -> Result<(EncodedSegment, Resting), SegmentError> {
     let count = job.pfns.count();
     if pages.len() != count * PAGE_SIZE || count > crate::SEGMENT_PAGES {
         return Err(SegmentError::WrongBatch { pages: count, bytes: pages.len() });
@@ -250,7 +250,7 @@ pub(super) fn segment(
     draft.write(&scratch.entries, plan.end, bytes);
     out.set_len(total);
     let segment = EncodedSegment { payload: Payload::Bytes(out.shrink()), entry, tally };
-    Ok((segment, scratch.upon.rests_on()))
+    Ok((segment, scratch.upon.resting()))
 }
 
 /// How a segment is laid out: all of its arithmetic, for real and modelled coders alike.
@@ -264,16 +264,20 @@ pub struct Layout {
     plan: Plan,
 }
 
-/// Lays out a segment of `pfns` with `zeros` zero pages, whose other pages that are not fill
-/// pages take `lens` bytes each, checks included, in page order.
-///
-/// # Panics
-/// If a length is 0 or exceeds 4096.
-pub fn layout(placement: Placement, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
+/// Lays out a segment whose pages have `lens` bytes, with a digest under `key`: see
+/// [`EcbcCoder::layout`](super::EcbcCoder::layout).
+pub(super) fn layout(
+    placement: Placement,
+    key: Option<DigestKey>,
+    pfns: &Pfns,
+    zeros: usize,
+    lens: Vec<u16>,
+) -> Layout {
     let strict = placement == Placement::Strict;
-    let uuid = &[0; 16];
+    // Its contents are nowhere in a layout.
+    let digest = key.map(|key| Digest { key, sum: [0; 16] });
     let draft =
-        TableDraft { uuid, number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest: None };
+        TableDraft { uuid: &[0; 16], number: 0, pfns, strict, default: Entry::Zero, defaults: zeros, digest };
     layout_of(&draft, placement, lens, 0)
 }
 

@@ -21,11 +21,12 @@ use crate::format::directory::DirectoryEntry;
 use crate::format::placement::Placement;
 use crate::format::segment::{DigestKey, MAX_SEGMENT_LEN};
 use crate::format::{FormatError, ImageUuid};
-use crate::tape::Batch;
+use crate::tape::{Batch, Pfns};
 
 pub use bases::{Base, Bases, BlobAt, Likeness, StoredPage};
-pub use encode::{Layout, layout};
+pub use encode::Layout;
 
+pub(crate) use bases::PageProblem;
 pub(crate) use unit::pages_decoded;
 pub(crate) use upon::words_alike;
 
@@ -105,8 +106,8 @@ pub trait SegmentCoder: Send + Sync {
         pages: Buffer,
     ) -> Result<(Batch, Tally), SegmentError>;
 
-    /// As [`encode`](Self::encode), where ancestors' pages are at hand; says how often a page
-    /// came to rest on each ancestor. Coders of modelled pages need not know ancestors.
+    /// As [`encode`](Self::encode), where ancestors' pages are at hand. Coders of modelled pages need
+    /// not know ancestors.
     fn encode_upon(
         &self,
         uuid: &ImageUuid,
@@ -114,8 +115,8 @@ pub trait SegmentCoder: Send + Sync {
         batch: &Batch,
         _bases: &Bases,
         out: Buffer,
-    ) -> Result<(EncodedSegment, RestsOn), SegmentError> {
-        Ok((self.encode(uuid, number, batch, out)?, RestsOn::default()))
+    ) -> Result<(EncodedSegment, Resting), SegmentError> {
+        Ok((self.encode(uuid, number, batch, out)?, Resting::default()))
     }
 
     /// As [`decode`](Self::decode), for a segment whose pages rest on ancestors' pages.
@@ -158,6 +159,15 @@ pub trait SegmentCoder: Send + Sync {
 /// For each ancestor how often a page rests on one of its.
 pub type RestsOn = [u64; ANCESTORS_MAX];
 
+/// How a segment came to rest on ancestors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resting {
+    /// How often a page rests on each.
+    pub on: RestsOn,
+    /// Why a page of theirs could not be used, if one is damaged.
+    pub trouble: Option<String>,
+}
+
 /// The real coder: ECBC or one of its peers, page by page or in units of several.
 pub struct EcbcCoder {
     method: Method,
@@ -195,6 +205,16 @@ impl EcbcCoder {
     pub fn with_digests(self, key: DigestKey) -> Self {
         let pays = matches!(self.method, Method::Fast | Method::Light | Method::Balanced | Method::Dense);
         Self { digest_key: pays.then_some(key), ..self }
+    }
+
+    /// How it lays out a segment of `pfns` with `zeros` zero pages, whose other pages that are not
+    /// fill pages take `lens` bytes each, checks included, in page order: each by itself, upon
+    /// nothing.
+    ///
+    /// # Panics
+    /// If a length is 0 or exceeds 4096.
+    pub fn layout(&self, pfns: &Pfns, zeros: usize, lens: Vec<u16>) -> Layout {
+        encode::layout(self.placement, self.digest_key, pfns, zeros, lens)
     }
 
     /// Runs `f` with an encoder of the calling worker's own.
@@ -266,7 +286,7 @@ impl SegmentCoder for EcbcCoder {
         batch: &Batch,
         bases: &Bases,
         out: Buffer,
-    ) -> Result<(EncodedSegment, RestsOn), SegmentError> {
+    ) -> Result<(EncodedSegment, Resting), SegmentError> {
         let job = encode::SegmentJob { placement: self.placement, uuid, number, pfns: &batch.pfns };
         let pages = batch.pages.bytes()?;
         self.with_encoder(|scratch| encode::segment(scratch, &job, pages, bases, out))
@@ -314,7 +334,6 @@ mod test {
     use crate::format::entry::Entry;
     use crate::format::reference::{Place, Reference};
     use crate::format::segment::MAX_SEGMENT_LEN;
-    use crate::tape::Pfns;
     use proptest::prelude::*;
 
     const UUID: ImageUuid = [5; 16];
@@ -442,7 +461,7 @@ mod test {
             let pfn = table.pfn(index).expect("a pfn");
             let reference = Reference { ancestor: 0, place: Place::SamePfn };
             let likeness = if index == changed { Likeness::Changed } else { Likeness::Probable };
-            let page = Some(StoredPage { uuid: UUID, pfn, entry, blob });
+            let page = Some(StoredPage { uuid: UUID, pfn, entry, offset: 0, blob });
             Some(Base { reference, likeness, page, under: None })
         };
         let buffers = vec![Buffer::unpooled(bytes.to_vec())];

@@ -6,7 +6,7 @@
 
 use super::digest::{self, Digester, PageTag};
 use super::encode::DIFFERENCE_MAX;
-use super::{Base, Bases, Likeness, RestsOn, StoredPage};
+use super::{Base, Bases, Likeness, PageProblem, Resting, StoredPage};
 use crate::ecbc::difference::DifferenceEncoder;
 use crate::ecbc::{Method, PageDecoder};
 use crate::format::entry::{Entry, content_check};
@@ -54,7 +54,7 @@ pub(super) struct Upon {
     decoder: PageDecoder,
     difference: DifferenceEncoder,
     digests: Option<Digests>,
-    rests_on: RestsOn,
+    resting: Resting,
     /// Zero pages that are zero in an ancestor too: index and ancestor.
     both_zero: Vec<(usize, u8)>,
 }
@@ -88,14 +88,14 @@ impl Upon {
             decoder: PageDecoder::new(),
             difference: DifferenceEncoder::new(method),
             digests: key.map(Digests::new),
-            rests_on: RestsOn::default(),
+            resting: Resting::default(),
             both_zero: Vec::new(),
         }
     }
 
     /// Begins a segment; `digest` is of the parent's pages of the same pfns.
     pub(super) fn begin(&mut self, digest: Option<Digest>) {
-        self.rests_on = RestsOn::default();
+        self.resting = Resting::default();
         self.both_zero.clear();
         if let Some(digests) = &mut self.digests {
             digests.digester.change_key(digest.map_or(digests.own_key, |digest| digest.key));
@@ -130,11 +130,22 @@ impl Upon {
     /// bytes must be whole: a page must not rest on damaged ones.
     fn trusts(&mut self, bases: &Bases, base: &Base) -> bool {
         let left = self.digests.as_ref().and_then(|digests| digests.left);
-        if left.is_none() || !bases.is_whole(base) {
+        if left.is_none() || self.noted(bases.check_whole(base)).is_none() {
             return false;
         }
         self.take_away_same();
         true
+    }
+
+    /// Whether the ancestor's page has the very bytes of `page`.
+    fn is_same(&mut self, bases: &Bases, base: &Base, page: &Page) -> bool {
+        let compared = bases.is_same(&mut self.decoder, base, page);
+        self.noted(compared).unwrap_or(false)
+    }
+
+    /// What came of an ancestor's page; of the first that cannot be used the reason is kept.
+    fn noted<T>(&mut self, result: Result<T, PageProblem>) -> Option<T> {
+        result.map_err(|problem| self.resting.trouble.get_or_insert_with(|| problem.to_string())).ok()
     }
 
     /// The ancestor's page is the same as the one that is looked at.
@@ -161,18 +172,18 @@ impl Upon {
         decoded && base.under.is_none()
     }
 
-    /// How often pages came to rest on each ancestor since [`begin`](Self::begin).
-    pub(super) fn rests_on(&self) -> RestsOn {
-        self.rests_on
+    /// How pages came to rest on ancestors since [`begin`](Self::begin).
+    pub(super) fn resting(&mut self) -> Resting {
+        std::mem::take(&mut self.resting)
     }
 
     /// Notes that a page rests on `reference`, and on what that rests on in turn.
     pub(super) fn count(&mut self, reference: Reference, base: &Base) {
-        self.rests_on[usize::from(reference.ancestor & 0xf)] += 1;
+        self.resting.on[usize::from(reference.ancestor & 0xf)] += 1;
         if let Some((under, _)) = base.under
             && under != reference
         {
-            self.rests_on[usize::from(under.ancestor & 0xf)] += 1;
+            self.resting.on[usize::from(under.ancestor & 0xf)] += 1;
         }
     }
 
@@ -190,7 +201,7 @@ impl Upon {
             return self.uniform(word, index, base, &stored, page);
         }
         if base.likeness == Likeness::Probable
-            && (self.trusts(bases, base) || bases.is_same(&mut self.decoder, base, page))
+            && (self.trusts(bases, base) || self.is_same(bases, base, page))
             && let Some(check) = stored.entry.check()
         {
             return self.same(base, check);
@@ -236,8 +247,14 @@ impl Upon {
         let own = base.page.map(|stored| (base.reference, stored));
         let Some((reference, stored)) = base.under.or(own) else { return Found::Nothing };
         let has_bytes = matches!(stored.entry, Entry::Stored { .. } | Entry::Blob { .. });
-        if !has_bytes || !is_decoded && bases.decode_alone(&mut self.decoder, &stored, contents).is_err() {
+        if !has_bytes {
             return Found::Nothing;
+        }
+        if !is_decoded {
+            let decoded = bases.decode_alone(&mut self.decoder, &stored, contents);
+            if self.noted(decoded).is_none() {
+                return Found::Nothing;
+            }
         }
         // Pages found by their features are alike, though perhaps not at the same places.
         if reference.place == Place::SamePfn {

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use comio_core::buffer::{Buffer, Payload};
 use comio_core::ecbc::Method;
-use comio_core::format::placement::Placement;
 use comio_core::segment::{EcbcCoder, EncodedSegment, SegmentCoder, SlotBytes};
 use comio_core::tape::{Batch, Pfns};
 use comio_core::{PAGE_SIZE, SEGMENT_PAGES};
 
 use super::coder::CodeTable;
 use super::cost::{CodingCosts, CostTable, HypervisorCosts, PageCost, tag_name};
+use crate::cast::segment_coder;
 use crate::trace::{SyntheticGuest, Trace};
 
 /// Each measurement is repeated so often.
@@ -82,7 +82,7 @@ fn replay_costs(traces: &[Trace], watch: Watch<'_>) -> HypervisorCosts {
 
 /// Measures `method` on the pages of `traces`, on the calling thread.
 pub fn calibrate(method: Method, traces: &[Trace], watch: Watch<'_>) -> CodingCosts {
-    let coder = EcbcCoder::new(method, Placement::Hybrid);
+    let coder = segment_coder(method, [0; 16]);
     let mut costs = CodingCosts::default();
     for (tag, pages) in groups(method, traces) {
         let Some(points) = measure_sizes(&coder, pages, watch) else { continue };

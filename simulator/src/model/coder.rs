@@ -8,8 +8,7 @@ use comio_core::ecbc::{BLOB_ROOM, Method, PageCode, PageEncoder, Tally};
 use comio_core::format::ImageUuid;
 use comio_core::format::directory::DirectoryEntry;
 use comio_core::format::entry::{BLOB_CHECK_LEN, tag};
-use comio_core::format::placement::Placement;
-use comio_core::segment::{EncodedSegment, Layout, SegmentCoder, SegmentError, SlotBytes, layout};
+use comio_core::segment::{EcbcCoder, EncodedSegment, Layout, SegmentCoder, SegmentError, SlotBytes};
 use comio_core::tape::{Batch, Pfns};
 use comio_core::{PAGE_SIZE, Page, SEGMENT_PAGES};
 
@@ -95,7 +94,8 @@ type Batched = (u64, u64, usize);
 /// The modelled coder of one method.
 #[derive(Debug)]
 pub struct ModelCoder {
-    placement: Placement,
+    /// The one that it stands for, asked where pages go.
+    coder: EcbcCoder,
     guests: Vec<CodedGuest>,
     /// Decoding finds what encoding laid out.
     laid_out: Mutex<BTreeMap<Batched, (DirectoryEntry, Tally)>>,
@@ -105,9 +105,9 @@ pub struct ModelCoder {
 const METADATA_BYTES: usize = 16 << 10;
 
 impl ModelCoder {
-    /// A coder for these guests, by number.
-    pub fn new(placement: Placement, guests: Vec<CodedGuest>) -> Self {
-        Self { placement, guests, laid_out: Mutex::default() }
+    /// Stands for `coder`, for these guests, by number.
+    pub fn new(coder: EcbcCoder, guests: Vec<CodedGuest>) -> Self {
+        Self { coder, guests, laid_out: Mutex::default() }
     }
 
     fn codes<'a>(&'a self, contents: u64, pfns: &'a Pfns) -> Option<impl Iterator<Item = Code> + 'a> {
@@ -142,7 +142,7 @@ impl ModelCoder {
         let codes: Vec<Code> = self.codes(contents, pfns)?.collect();
         let zeros = codes.iter().filter(|code| code.tag == tag::ZERO).count();
         let lens = codes.iter().map(|code| code.len).filter(|&len| len > 0).collect();
-        let Layout { entry, lens, .. } = layout(self.placement, pfns, zeros, lens);
+        let Layout { entry, lens, .. } = self.coder.layout(pfns, zeros, lens);
         let (mut tally, mut lens) = (Tally::default(), lens.into_iter());
         for code in codes {
             let len = if code.len > 0 { lens.next()? } else { 0 };
@@ -197,11 +197,12 @@ impl SegmentCoder for ModelCoder {
 
 #[cfg(test)]
 mod test {
+    use comio_core::format::placement::Placement;
     use comio_core::format::segment::MAX_SEGMENT_LEN;
-    use comio_core::segment::EcbcCoder;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cast::segment_coder;
 
     /// Pages of every kind, as `kinds` says.
     fn trace(kinds: &[u8]) -> Trace {
@@ -235,30 +236,40 @@ mod test {
         coder.encode(&[0; 16], 0, &batch, Buffer::unpooled(Vec::new())).unwrap()
     }
 
-    fn real(guest: &SyntheticGuest, pfns: &Pfns, method: Method, placement: Placement) -> EncodedSegment {
+    fn real(guest: &SyntheticGuest, pfns: &Pfns, coder: &EcbcCoder) -> EncodedSegment {
         let mut pages = vec![0; pfns.count() * PAGE_SIZE];
         for (pfn, page) in pfns.iter().zip(pages.chunks_exact_mut(PAGE_SIZE)) {
             guest.read(usize::try_from(pfn).unwrap(), page);
         }
         let batch = Batch { pfns: pfns.clone(), pages: Payload::Bytes(Buffer::unpooled(pages)) };
         let out = Buffer::unpooled(vec![0; MAX_SEGMENT_LEN]);
-        EcbcCoder::new(method, placement).encode(&[0; 16], 0, &batch, out).unwrap()
+        coder.encode(&[0; 16], 0, &batch, out).unwrap()
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn the_model_lays_out_as_the_coder_does(
-            kinds in prop::collection::vec(any::<u8>(), 130..400), method in 0..6usize, strict: bool, seed: u64,
+            kinds in prop::collection::vec(any::<u8>(), 130..400),
+            method in 0..Method::ALL.len(),
+            strict: bool,
+            seed: u64,
         ) {
             let (method, trace) = (Method::ALL[method], trace(&kinds));
-            let placement = if strict { Placement::Strict } else { Placement::Hybrid };
+            let coder = || {
+                if strict {
+                    EcbcCoder::new(method, Placement::Strict)
+                } else {
+                    segment_coder(method, [7; 16])
+                }
+            };
             // No private pages: those are modelled by one exchange of bytes out of many.
             let guest = Arc::new(SyntheticGuest::new(&trace, 128, 0.0, seed, 0));
             let table = Arc::new(CodeTable::new(&trace, method));
-            let coder = ModelCoder::new(placement, vec![CodedGuest { memory: Arc::clone(&guest), codes: table }]);
+            let guests = vec![CodedGuest { memory: Arc::clone(&guest), codes: table }];
+            let (real_coder, coder) = (coder(), ModelCoder::new(coder(), guests));
             let pfns = Pfns::Run { first: 0, count: 128 };
-            let (modelled, real) = (modelled(&coder, &pfns), real(&guest, &pfns, method, placement));
+            let (modelled, real) = (modelled(&coder, &pfns), real(&guest, &pfns, &real_coder));
             prop_assert_eq!(modelled.entry, real.entry);
             prop_assert_eq!(modelled.payload.len(), real.payload.len());
             prop_assert_eq!(modelled.tally, real.tally);
@@ -276,13 +287,11 @@ mod test {
         for method in Method::ALL {
             let guest = Arc::new(SyntheticGuest::new(&trace, 256, 1.0, 1, 0));
             let table = Arc::new(CodeTable::new(&trace, method));
-            let coder = ModelCoder::new(
-                Placement::Hybrid,
-                vec![CodedGuest { memory: Arc::clone(&guest), codes: table }],
-            );
+            let guests = vec![CodedGuest { memory: Arc::clone(&guest), codes: table }];
+            let coder = ModelCoder::new(segment_coder(method, [0; 16]), guests);
             let pfns = Pfns::Run { first: 0, count: 256 };
             let modelled = modelled(&coder, &pfns).payload.len();
-            let real = real(&guest, &pfns, method, Placement::Hybrid).payload.len();
+            let real = real(&guest, &pfns, &segment_coder(method, [7; 16])).payload.len();
             let differ = modelled.abs_diff(real);
             // A code table for other symbols may be a little longer.
             assert!(differ * 50 <= real, "{method}: modelled {modelled}, real {real}");
@@ -294,7 +303,8 @@ mod test {
         let trace = trace(&[0; 128]);
         let guest = Arc::new(SyntheticGuest::new(&trace, 128, 0.0, 1, 0));
         let table = Arc::new(CodeTable::new(&trace, Method::Raw));
-        let coder = ModelCoder::new(Placement::Hybrid, vec![CodedGuest { memory: guest, codes: table }]);
+        let guests = vec![CodedGuest { memory: guest, codes: table }];
+        let coder = ModelCoder::new(segment_coder(Method::Raw, [0; 16]), guests);
         let out = Buffer::unpooled(Vec::new());
         let batch = Batch {
             pfns: Pfns::Run { first: 100, count: 29 },

@@ -135,6 +135,14 @@ impl CostTable {
         toml::to_string(self).map_err(|error| CostError::Malformed(error.to_string()))
     }
 
+    /// Identifies the table in results.
+    ///
+    /// # Errors
+    /// As [`to_toml`](Self::to_toml).
+    pub fn hash(&self) -> Result<String, CostError> {
+        Ok(format!("{:016x}", xxhash_rust::xxh3::xxh3_64(self.to_toml()?.as_bytes())))
+    }
+
     /// The costs of one method's coder.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ const CHUNKS_UNDER_WAY: usize = 8;
 /// What the page cache may hold of a file that is written.
 const WRITE_BEHIND_BYTES: usize = 256 << 20;
 /// A page that a per-page coder makes this small is a zero page, or as good as one.
-const ZERO_CODE_BYTES: u16 = 48;
+pub(super) const ZERO_CODE_BYTES: u16 = 48;
 
 /// A guest's stream, in chunks of 4 MiB of its memory.
 #[derive(Debug)]

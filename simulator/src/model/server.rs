@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use comio_core::buffer::{Buffer, Payload};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::clock::{Clock, Nanos};
 use super::cost::TransferCosts;
@@ -83,10 +83,10 @@ impl ModelServer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve(&self, seconds: f64) {
+    /// A thread for one call, which holds it until its answer, on the disk too.
+    async fn thread(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
-        let _thread = self.threads.acquire().await;
-        self.parts.cores.work(seconds).await;
+        self.threads.acquire().await.ok()
     }
 
     async fn to_disk(&self, bytes: u64) {
@@ -97,12 +97,14 @@ impl ModelServer {
 
     /// A call about names or attributes.
     pub async fn call(&self) {
-        self.serve(self.parts.costs.call_s()).await;
+        let _thread = self.thread().await;
+        self.parts.cores.work(self.parts.costs.call_s()).await;
     }
 
     /// Takes `len` bytes for `file`. Gives the server's life, as a verifier does.
     pub async fn write(&self, file: &str, len: usize) -> u64 {
-        self.serve(self.parts.costs.write_s(len)).await;
+        let _thread = self.thread().await;
+        self.parts.cores.work(self.parts.costs.write_s(len)).await;
         if self.disk.is_none() {
             return self.state().life;
         }
@@ -119,7 +121,8 @@ impl ModelServer {
 
     /// Makes what `file` was given durable. Gives the server's life.
     pub async fn commit(&self, file: &str) -> u64 {
-        self.serve(self.parts.costs.call_s()).await;
+        let _thread = self.thread().await;
+        self.parts.cores.work(self.parts.costs.call_s()).await;
         let dirty = self.state().clean(file);
         self.to_disk(dirty).await;
         self.clock.sleep(self.parts.commit_ns).await;
@@ -128,10 +131,11 @@ impl ModelServer {
 
     /// Reads `len` bytes of any file.
     pub async fn read(&self, len: usize) {
+        let _thread = self.thread().await;
         if self.parts.cold || self.state().stored_bytes > self.parts.cache_bytes {
             self.to_disk(len as u64).await;
         }
-        self.serve(self.parts.costs.read_s(len)).await;
+        self.parts.cores.work(self.parts.costs.read_s(len)).await;
     }
 
     /// Loses what is not on the disk, and begins a new life.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use comio_core::engine::Engine;
-use comio_core::format::placement::Placement;
 use comio_core::storage::Storage;
-use futures::future::{Either, join_all, select};
+use futures::future::{Either, select};
 
-use super::clock::{Clock, Nanos, SECOND};
+use super::clock::{Clock, Nanos};
 use super::coder::{CodeTable, CodedGuest, ModelCoder};
 use super::cost::{CostError, CostTable};
+use super::faults::Struck;
 use super::guest::{Copier, ModelGuest};
 use super::machine::{Cores, ModelCompute};
 use super::network::{Network, Port, goodput};
@@ -19,17 +19,14 @@ use super::pipe::{PipeMover, Stream};
 use super::server::{ModelServer, ServerParts};
 use super::storage::{ClientParts, DEPTH, KERNEL_DEPTH, ModelStorage};
 use super::usage::Usage;
-use crate::cast::{engine_memory, guest_memories, guest_name};
+use crate::cast::{engine_memory, guest_memories, guest_name, segment_coder};
 use crate::herd::{Lane, Member, Mover, Pace};
 use crate::hypervisor::{Replay, ReplayHypervisor};
 use crate::mover::{EngineMover, Upon};
 use crate::report::{Limits, UsageSeries};
-use crate::scenario::{Background, Fault, FaultKind, Method, Scenario};
+use crate::scenario::{Background, Method, Scenario};
 use crate::trace::Trace;
 use crate::units::Rate;
-
-/// What a client waits before it looks for a server that was gone: measured, about a second.
-const RECONNECT_NS: Nanos = SECOND;
 
 /// One method's world.
 pub(crate) struct Site {
@@ -41,6 +38,7 @@ pub(crate) struct Site {
     hosts: Vec<Host>,
     link_bytes_per_s: f64,
     host_link_bytes_per_s: f64,
+    switch_bytes_per_s: Option<f64>,
     disk_bytes_per_s: Option<f64>,
     server_cores: Arc<Cores>,
 }
@@ -69,7 +67,9 @@ impl Site {
     ) -> Result<Self, CostError> {
         let link_bytes_per_s = scenario.server.link.bytes_per_s();
         let host_link_bytes_per_s = scenario.hosts.link.bytes_per_s();
-        let network = Arc::new(Network::new(clock, link_bytes_per_s, scenario.server.round_trip.0));
+        let switch_bytes_per_s = scenario.network.switch.map(Rate::bytes_per_s);
+        let round_trip = scenario.server.round_trip.0;
+        let network = Arc::new(Network::new(clock, link_bytes_per_s, switch_bytes_per_s, round_trip));
         let cores = |count| Arc::new(Cores::new(clock, count));
         let machine = scenario.one_machine.then(|| cores(scenario.hosts.cores));
         let host = |_| Host {
@@ -88,6 +88,7 @@ impl Site {
             hosts,
             link_bytes_per_s,
             host_link_bytes_per_s,
+            switch_bytes_per_s,
             disk_bytes_per_s: scenario.server.disk.map(Rate::bytes_per_s),
             server_cores,
         };
@@ -139,7 +140,8 @@ impl Site {
             (guest_name(number), Arc::new(guest) as Arc<dyn Replay>)
         };
         let hypervisor = ReplayHypervisor::new(plan.guests.iter().enumerate().map(model));
-        let coder = Arc::new(ModelCoder::new(Placement::Hybrid, plan.guests.clone()));
+        let coder = segment_coder(plan.method.nearest_coder(), [0; 16]);
+        let coder = Arc::new(ModelCoder::new(coder, plan.guests.clone()));
         let mounts: Vec<(Engine, Arc<dyn Storage>)> = self
             .hosts
             .iter()
@@ -199,34 +201,23 @@ impl Site {
     /// Runs `main` to its end amid other traffic and faults.
     pub(crate) async fn amid_trouble<T>(&self, scenario: &Scenario, main: impl Future<Output = T>) -> T {
         let trouble = async {
-            let faults = join_all(scenario.faults.iter().map(|fault| self.fault(fault)));
+            let struck = Struck {
+                clock: &self.clock,
+                network: &self.network,
+                server: &self.server,
+                link_bytes_per_s: self.link_bytes_per_s,
+            };
             let traffic = async {
                 if let Some(Background { rate, connections }) = scenario.background {
                     self.network.background(goodput(rate.bytes_per_s()), connections).await;
                 }
             };
-            futures::join!(faults, traffic);
+            futures::join!(struck.by(&scenario.faults), traffic);
             futures::future::pending::<T>().await
         };
         match select(std::pin::pin!(main), std::pin::pin!(trouble)).await {
             Either::Left((result, _)) | Either::Right((result, _)) => result,
         }
-    }
-
-    async fn fault(&self, fault: &Fault) {
-        self.clock.sleep(fault.at.0).await;
-        match fault.kind {
-            FaultKind::SlowLink => {
-                self.network.set_server_link(fault.rate.map_or(0.0, Rate::bytes_per_s));
-                self.clock.sleep(fault.lasts.0).await;
-            }
-            FaultKind::ServerRestart => {
-                self.network.set_server_link(0.0);
-                self.server.restart();
-                self.clock.sleep(fault.lasts.0 + RECONNECT_NS).await;
-            }
-        }
-        self.network.set_server_link(self.link_bytes_per_s);
     }
 }
 
@@ -278,6 +269,7 @@ pub(crate) struct Snapshot {
 struct Work {
     link: [f64; 2],
     host_link: Vec<f64>,
+    switch: f64,
     cores: Vec<f64>,
     server_cores: f64,
     disk: f64,
@@ -290,6 +282,7 @@ impl Work {
         Self {
             link: [up.total(), down.total()],
             host_link: site.hosts.iter().map(|host| site.network.busier_way(host.port)).collect(),
+            switch: site.network.switch_usage().map_or(0.0, |switch| switch.total()),
             cores: site.hosts.iter().map(|host| host.cores.usage().total()).collect(),
             server_cores: server_cores.total(),
             disk: disk.map_or(0.0, |disk| disk.total()),
@@ -315,6 +308,7 @@ impl Snapshot {
         Limits {
             link_s: most(&now.link, &before.link) / goodput(site.link_bytes_per_s),
             host_link_s: most(&now.host_link, &before.host_link) / goodput(site.host_link_bytes_per_s),
+            switch_s: site.switch_bytes_per_s.map(|rate| (now.switch - before.switch) / goodput(rate)),
             cores_s: most(&now.cores, &before.cores) / cores_each,
             server_cores_s: (now.server_cores - before.server_cores) / site.server_cores.count() as f64,
             disk_s: site.disk_bytes_per_s.map_or(0.0, |rate| disk / rate),
@@ -338,6 +332,9 @@ impl Snapshot {
             self.series("hosts' cores", &cores, core_count as f64),
             self.series("server's cores", &server_cores, site.server_cores.count() as f64),
         ];
+        if let (Some(switch), Some(rate)) = (site.network.switch_usage(), site.switch_bytes_per_s) {
+            series.push(self.series("switch", &switch, goodput(rate)));
+        }
         if let (Some(disk), Some(rate)) = (disk, site.disk_bytes_per_s) {
             series.push(self.series("server's disk", &disk, rate));
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::plot::{self, Curve, CurveChart, LaneChart, PlotError};
 use super::{Results, Run};
 
-/// Runs whose timelines are drawn, at most: those of the last point.
+/// Runs of a point whose timelines are drawn, at most.
 const TIMELINES_MAX: usize = 24;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1f2937;max-width:1240px;margin:2rem auto;\
@@ -14,7 +14,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1f2937;max-w
     th,td{padding:.25rem .45rem;border-bottom:1px solid #e5e7eb;text-align:right;white-space:nowrap}th{white-space:normal;vertical-align:bottom}\
     th:first-child,td:first-child,td.t,th.t{text-align:left}tr:hover{background:#f3f4f6}\
     figure{margin:1.5rem 0}svg{width:100%;max-width:1100px;height:auto}.no{color:#b91c1c;font-weight:bold}\
-    footer{color:#6b7280;margin-top:3rem;border-top:1px solid #e5e7eb}";
+    summary{font-size:1.1rem;cursor:pointer;margin:.6rem 0}footer{color:#6b7280;margin-top:3rem;border-top:1px solid #e5e7eb}";
 
 /// The page of `results`.
 pub(super) fn page(results: &Results) -> Result<String, PlotError> {
@@ -33,8 +33,11 @@ pub(super) fn page(results: &Results) -> Result<String, PlotError> {
         figure(&mut page, &svg);
     }
     table(&mut page, results);
-    let last_point = results.points().pop().unwrap_or_default();
-    over_time(&mut page, &results.at_point(&last_point))?;
+    page.push_str("<h2>Over time</h2>\n");
+    let points = results.points();
+    for (number, point) in (1..).zip(&points) {
+        over_time(&mut page, results, point, number == points.len())?;
+    }
     let _ = write!(
         page,
         "<footer><p>Scenario {title}, hash {}, seed {}, format {}. Made by comio.</p></footer>\n</body></html>\n",
@@ -59,8 +62,13 @@ fn table(page: &mut String, results: &Results) {
     }
     page.push_str(
         "<th class=\"t\">method</th><th class=\"t\">operation</th><th>guests</th><th>makespan</th>\
-         <th>goodput</th><th>stored</th><th>ratio</th><th>one guest: min / median / max</th>\
-         <th class=\"t\">limited by</th><th>of its limit</th><th>late</th><th class=\"t\">identical</th>\
+         <th>goodput</th><th>stored</th><th>ratio</th><th>one guest: min / median / max</th>",
+    );
+    if results.has_pages() {
+        page.push_str("<th>one page: min / median / max</th>");
+    }
+    page.push_str(
+        "<th class=\"t\">limited by</th><th>of its limit</th><th>late</th><th class=\"t\">identical</th>\
          </tr></thead><tbody>\n",
     );
     for run in &results.runs {
@@ -68,20 +76,18 @@ fn table(page: &mut String, results: &Results) {
         if swept.is_some() {
             let _ = write!(page, "<td>{}</td>", escaped(run.point.as_deref().unwrap_or_default()));
         }
-        row(page, run);
+        row(page, run, results.has_pages());
         page.push_str("</tr>\n");
     }
     page.push_str("</tbody></table>\n");
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn row(page: &mut String, run: &Run) {
-    let (limited_by, of_limit) = match run.limits.map(|limits| limits.longest()) {
-        Some((name, seconds)) if seconds > 0.0 => {
-            (name, format!("{:.1} %", run.makespan_s / seconds * 100.0))
-        }
-        _ => ("", String::new()),
-    };
+fn row(page: &mut String, run: &Run, with_pages: bool) {
+    let (limited_by, of_limit) = run.limit().map_or(("", String::new()), |(resource, seconds)| {
+        (resource.name(), format!("{:.1} %", run.makespan_s / seconds * 100.0))
+    });
+    let pages = if with_pages { page_times(run) } else { String::new() };
     let identical = match run.identical {
         Some(true) => "yes",
         Some(false) => "<span class=\"no\">NO</span>",
@@ -90,7 +96,7 @@ fn row(page: &mut String, run: &Run) {
     let _ = write!(
         page,
         "<td class=\"t\">{}</td><td class=\"t\">{}</td><td>{}</td><td>{:.2} s</td><td>{:.0} MiB/s</td>\
-         <td>{:.1} MiB</td><td>{:.2}</td><td>{:.1} / {:.1} / {:.1} s</td><td class=\"t\">{limited_by}</td>\
+         <td>{:.1} MiB</td><td>{:.2}</td><td>{:.1} / {:.1} / {:.1} s</td>{pages}<td class=\"t\">{limited_by}</td>\
          <td>{of_limit}</td><td>{}</td><td class=\"t\">{identical}</td>",
         escaped(run.method.title()),
         run.operation.name(),
@@ -106,13 +112,29 @@ fn row(page: &mut String, run: &Run) {
     );
 }
 
-/// How busy everything was, and when each guest was under way, in `runs` of one point.
-fn over_time(page: &mut String, runs: &[Run]) -> Result<(), PlotError> {
-    if runs.is_empty() {
-        return Ok(());
+/// How long single pages took, in a cell.
+fn page_times(run: &Run) -> String {
+    let Some(pages) = run.page_s else { return "<td></td>".to_owned() };
+    let [min, median, max] = [pages.min, pages.median, pages.max].map(|seconds| seconds * 1e3);
+    format!("<td>{min:.3} / {median:.3} / {max:.3} ms</td>")
+}
+
+/// How busy everything was, and when each guest was under way, in the runs of one point. Those
+/// of a sweep can be folded; `open` are not.
+fn over_time(page: &mut String, results: &Results, point: &str, open: bool) -> Result<(), PlotError> {
+    if let Some(parameter) = &results.parameter {
+        let open = if open { " open" } else { "" };
+        let at = format!("{parameter}: {point}");
+        let _ = writeln!(page, "<details{open}><summary>{}</summary>", escaped(&at));
     }
-    let point = runs[0].point.as_ref().map(|point| format!(", at {point}")).unwrap_or_default();
-    let _ = writeln!(page, "<h2>Over time{}</h2>", escaped(&point));
+    timelines(page, &results.at_point(point))?;
+    if results.parameter.is_some() {
+        page.push_str("</details>\n");
+    }
+    Ok(())
+}
+
+fn timelines(page: &mut String, runs: &[Run]) -> Result<(), PlotError> {
     for run in runs.iter().take(TIMELINES_MAX) {
         let title = format!("{}: {}", run.method.title(), run.operation.name());
         if !run.timeline.usage.is_empty() {
@@ -181,6 +203,22 @@ mod test {
         let mut results = results();
         results.question = "is 1 < 2 & \"3\"?".to_owned();
         assert!(page(&results).unwrap().contains("is 1 &lt; 2 &amp; &quot;3&quot;?"));
+    }
+
+    #[test]
+    fn every_point_of_a_sweep_is_drawn_over_time() {
+        let mut results = swept();
+        for (number, run) in (0..).zip(&mut results.runs) {
+            let guest = "g".to_owned();
+            run.timeline.guests = vec![GuestTime { guest, start_s: 0.0, end_s: f64::from(100 + number) }];
+        }
+        let page = page(&results).unwrap();
+        for number in 0..results.runs.len() {
+            assert!(page.contains(&format!("{}.00 s", 100 + number)), "run {number}");
+        }
+        for point in ["<details><summary>guests.count: 1<", "<details open><summary>guests.count: 4<"] {
+            assert!(page.contains(point), "{point}");
+        }
     }
 
     #[test]

@@ -4,21 +4,22 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Run, Timeline};
+use super::{Run, Spread, Timeline};
 
 /// One row a run, under a heading.
 pub(super) fn csv(runs: &[Run]) -> String {
     let mut text = String::from(
         "point,method,operation,guests,makespan_s,guest_bytes,stored_bytes,goodput_bytes_per_s,identical,\
-         guest_min_s,guest_median_s,guest_max_s,late,limit,limit_s\n",
+         guest_min_s,guest_median_s,guest_max_s,page_min_s,page_median_s,page_max_s,late,limit,limit_s\n",
     );
     for run in runs {
-        let limit = run.limits.map(|limits| limits.longest());
+        let limit = run.limit();
         let or_nothing = |value: Option<String>| value.unwrap_or_default();
+        let page = |pick: fn(Spread) -> f64| or_nothing(run.page_s.map(|pages| pick(pages).to_string()));
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
+            "{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}",
             quoted(run.point.as_deref().unwrap_or_default()),
             run.method,
             run.operation.name(),
@@ -31,8 +32,11 @@ pub(super) fn csv(runs: &[Run]) -> String {
             run.guest_s.min,
             run.guest_s.median,
             run.guest_s.max,
+            page(|pages| pages.min),
+            page(|pages| pages.median),
+            page(|pages| pages.max),
             or_nothing(run.late.map(|late| late.to_string())),
-            or_nothing(limit.map(|(name, _)| name.to_owned())),
+            or_nothing(limit.map(|(resource, _)| resource.name().to_owned())),
             or_nothing(limit.map(|(_, seconds)| seconds.to_string())),
         );
     }

@@ -35,6 +35,9 @@ pub struct Results {
     pub parameter: Option<String>,
     /// Hash of the scenario file.
     pub scenario_hash: String,
+    /// Hash of the cost table (virtual mode).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub costs_hash: Option<String>,
     /// The seed used.
     pub seed: u64,
     /// Every run, in the order of the sweep, then the methods, then the operations.
@@ -49,6 +52,8 @@ pub enum Phase {
     Save,
     /// Guests were restored.
     Restore,
+    /// Single pages were taken out of images.
+    Extract,
 }
 
 impl Phase {
@@ -57,6 +62,7 @@ impl Phase {
         match self {
             Self::Save => "save",
             Self::Restore => "restore",
+            Self::Extract => "extract",
         }
     }
 }
@@ -81,11 +87,14 @@ pub struct Run {
     pub stored_bytes: u64,
     /// Guest bytes made safe (or restored) per second.
     pub goodput_bytes_per_s: f64,
-    /// Every page of every guest was compared after the restore and was the same. Known for a
-    /// save when its images were restored.
+    /// Every page of every guest was compared after the restore and was the same; of an
+    /// extraction every page that was taken out. Known for a save when its images were restored.
     pub identical: Option<bool>,
     /// How long single guests took.
     pub guest_s: Spread,
+    /// How long one page took that was taken out of an image and had to be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_s: Option<Spread>,
     /// Guests that were not done by the scenario's deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<usize>,
@@ -128,6 +137,9 @@ pub struct Limits {
     pub link_s: f64,
     /// The busiest host's link.
     pub host_link_s: f64,
+    /// The switch, if the scenario gives it a rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_s: Option<f64>,
     /// The busiest host's cores.
     pub cores_s: f64,
     /// The server's cores.
@@ -136,18 +148,52 @@ pub struct Limits {
     pub disk_s: f64,
 }
 
+/// What work can wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resource {
+    /// The server's link.
+    ServerLink,
+    /// The busiest host's link.
+    HostLink,
+    /// The switch, if the scenario gives it a rate.
+    Switch,
+    /// The busiest host's cores.
+    HostCores,
+    /// The server's cores.
+    ServerCores,
+    /// The server's disk.
+    ServerDisk,
+}
+
+impl Resource {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ServerLink => "server link",
+            Self::HostLink => "host link",
+            Self::Switch => "switch",
+            Self::HostCores => "host cores",
+            Self::ServerCores => "server cores",
+            Self::ServerDisk => "server disk",
+        }
+    }
+}
+
 impl Limits {
-    /// The longest, with its name.
-    pub fn longest(&self) -> (&'static str, f64) {
+    /// The longest, and whose it is; `None` if nothing was used.
+    pub fn longest(&self) -> Option<(Resource, f64)> {
         let all = [
-            ("server link", self.link_s),
-            ("host link", self.host_link_s),
-            ("host cores", self.cores_s),
-            ("server cores", self.server_cores_s),
-            ("server disk", self.disk_s),
+            (Resource::ServerLink, self.link_s),
+            (Resource::HostLink, self.host_link_s),
+            (Resource::Switch, self.switch_s.unwrap_or_default()),
+            (Resource::HostCores, self.cores_s),
+            (Resource::ServerCores, self.server_cores_s),
+            (Resource::ServerDisk, self.disk_s),
         ];
-        all.into_iter()
-            .fold(("nothing", 0.0), |longest, next| if next.1 > longest.1 { next } else { longest })
+        let used = all.into_iter().filter(|(_, seconds)| *seconds > 0.0);
+        // Of equal ones the first.
+        used.reduce(|longest, next| if next.1 > longest.1 { next } else { longest })
     }
 }
 
@@ -198,6 +244,11 @@ impl Run {
         self.guest_bytes as f64 / self.stored_bytes.max(1) as f64
     }
 
+    /// The resource that alone would have taken longest, and how long (virtual mode).
+    pub fn limit(&self) -> Option<(Resource, f64)> {
+        self.limits.and_then(|limits| limits.longest())
+    }
+
     /// Its name in messages.
     pub fn label(&self) -> String {
         let point = self.point.as_deref().map(|point| format!(" at {point}")).unwrap_or_default();
@@ -210,6 +261,8 @@ impl Run {
 pub struct Circumstances {
     /// The program's version.
     pub version: String,
+    /// The commit that it was built from.
+    pub commit: String,
     /// The machine: processor, cores, memory, system.
     pub machine: String,
     /// When the run ended, seconds since 1970.
@@ -310,6 +363,11 @@ impl Results {
         mine.filter_map(place).collect()
     }
 
+    /// Whether single pages were timed.
+    fn has_pages(&self) -> bool {
+        self.runs.iter().any(|run| run.page_s.is_some())
+    }
+
     /// The table for people.
     pub fn table(&self) -> Table {
         table::of_runs(&self.runs)
@@ -384,6 +442,7 @@ pub(crate) mod test {
             goodput_bytes_per_s: f64::from(1 << 30) / makespan_s,
             identical: Some(true),
             guest_s: Spread::default(),
+            page_s: None,
             late: None,
             limits: None,
             history: None,
@@ -407,6 +466,7 @@ pub(crate) mod test {
             question: "y?".to_owned(),
             parameter: None,
             scenario_hash: "0".to_owned(),
+            costs_hash: None,
             seed: 1,
             runs: runs(),
         }

@@ -28,6 +28,7 @@ pub(super) fn of_runs(runs: &[Run]) -> Table {
             format!("{:.0} MiB/s", run.goodput_bytes_per_s / f64::from(1 << 20)),
             format!("{:.1} MiB", mib(run.stored_bytes)),
             format!("{:.2}", run.ratio()),
+            run.page_s.map_or("-".to_owned(), |pages| format!("{:.3} ms", pages.median * 1e3)),
             match run.identical {
                 Some(true) => "yes",
                 Some(false) => "NO",
@@ -36,17 +37,36 @@ pub(super) fn of_runs(runs: &[Run]) -> Table {
             .to_owned(),
         ]
     };
-    let headings =
-        ["point", "method", "operation", "guests", "makespan", "goodput", "stored", "ratio", "identical"];
+    let headings = [
+        "point",
+        "method",
+        "operation",
+        "guests",
+        "makespan",
+        "goodput",
+        "stored",
+        "ratio",
+        "median page",
+        "identical",
+    ];
     let mut table = Table { headings: headings.to_vec(), rows: runs.iter().map(row).collect() };
+    if runs.iter().all(|run| run.page_s.is_none()) {
+        table.remove("median page");
+    }
     if runs.iter().all(|run| run.point.is_none()) {
-        table.headings.remove(0);
-        table.rows.iter_mut().for_each(|row| drop(row.remove(0)));
+        table.remove("point");
     }
     table
 }
 
 impl Table {
+    fn remove(&mut self, heading: &str) {
+        if let Some(column) = self.headings.iter().position(|name| *name == heading) {
+            self.headings.remove(column);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(column)));
+        }
+    }
+
     fn width(&self, column: usize) -> usize {
         let cells = self.rows.iter().map(|row| row[column].chars().count());
         cells.chain([self.headings[column].len()]).max().unwrap_or(0)

@@ -3,6 +3,7 @@
 //! Both modes move the same herds with the same engine. `real` does it with bytes, on the
 //! storages and threads that the program hands in; `modelled` on an event clock.
 
+mod extract;
 mod modelled;
 mod real;
 mod template;
@@ -115,9 +116,9 @@ pub async fn run_with_costs(
     costs: &CostTable,
 ) -> Result<Outcome, RunError> {
     let scenario = &file.scenario;
-    let runs = match scenario.mode {
-        Mode::Real => real::run(&file.points, world).await?,
-        Mode::Virtual => modelled::run(&file.points, world, costs).await?,
+    let (runs, costs_hash) = match scenario.mode {
+        Mode::Real => (real::run(&file.points, world).await?, None),
+        Mode::Virtual => (modelled::run(&file.points, world, costs).await?, Some(costs.hash()?)),
     };
     let missed = scenario.expect.iter().flat_map(|expected| expected.check(&runs)).collect();
     let results = Results {
@@ -126,6 +127,7 @@ pub async fn run_with_costs(
         question: scenario.question.clone(),
         parameter: parameter(scenario),
         scenario_hash: file.hash.clone(),
+        costs_hash,
         seed: scenario.seed,
         runs,
     };
@@ -164,6 +166,7 @@ fn run_of(
         goodput_bytes_per_s: per_second(guest_bytes, arrived.makespan),
         identical: None,
         guest_s: Spread::of(arrived.times.iter().map(|time| time.end_s - time.start_s).collect()),
+        page_s: None,
         late,
         limits: None,
         history: None,

@@ -11,7 +11,7 @@ use comio_core::ecbc;
 use futures::future::join_all;
 
 use super::{RunError, in_order, load_traces, run_of, world_error};
-use crate::herd;
+use crate::herd::{self, Move};
 use crate::model::clock::{self, Clock};
 use crate::model::coder::CodeTable;
 use crate::model::cost::CostTable;
@@ -108,20 +108,20 @@ fn simulate(
     let mut stored_bytes = 0;
     if operation == Operation::Restore {
         // Before the clock of the scenario starts: without its faults and other traffic.
-        let saved = clock::run(&clock, herd::run(&site.herd, Phase::Save, &site.pace))?;
+        let saved = clock::run(&clock, herd::run(&site.herd, Move::Save, &site.pace))?;
         stored_bytes = saved.map_err(failed(method, Phase::Save))?.stored_bytes;
     }
-    let phases: &[Phase] = match operation {
-        // The parser lets no nights into virtual mode.
-        Operation::Save | Operation::Nightly => &[Phase::Save],
-        Operation::SaveThenRestore => &[Phase::Save, Phase::Restore],
-        Operation::Restore => &[Phase::Restore],
+    let moves: &[Move] = match operation {
+        // The parser lets neither nights nor single pages into virtual mode.
+        Operation::Save | Operation::Nightly | Operation::Extract => &[Move::Save],
+        Operation::SaveThenRestore => &[Move::Save, Move::Restore],
+        Operation::Restore => &[Move::Restore],
     };
     let mut runs = Vec::new();
     let all = async {
-        for &phase in phases {
-            let before = Snapshot::of(&site);
-            let arrived = herd::run(&site.herd, phase, &site.pace).await;
+        for &what in moves {
+            let (before, phase) = (Snapshot::of(&site), what.phase());
+            let arrived = herd::run(&site.herd, what, &site.pace).await;
             let arrived = arrived.map_err(failed(method, phase))?;
             if phase == Phase::Save {
                 stored_bytes = arrived.stored_bytes;

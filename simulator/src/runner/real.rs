@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use comio_core::PAGE_SIZE;
 use comio_core::compute::Compute;
 use comio_core::ecbc;
 use comio_core::engine::Engine;
@@ -11,14 +12,15 @@ use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
 use comio_core::storage::Storage;
 
+use super::extract::{self, Source};
 use super::template::Template;
-use super::{LOADING_BYTES, RunError, in_order, load_traces, run_of, world_error};
-use crate::cast::{engine_memory, guest_memories, guest_name};
-use crate::herd::{self, Lane, Member, Pace};
+use super::{LOADING_BYTES, RunError, in_order, load_traces, per_second, run_of, world_error};
+use crate::cast::{engine_memory, guest_memories, guest_name, segment_coder};
+use crate::herd::{self, Lane, Member, Move, Pace};
 use crate::hypervisor::{Replay, ReplayHypervisor};
 use crate::mover::{EngineMover, Upon};
 use crate::replay::ReplayedGuest;
-use crate::report::{Phase, Run};
+use crate::report::{Phase, Run, Spread};
 use crate::scenario::{Method, Operation, Point, Scenario};
 use crate::trace::{SyntheticGuest, Trace};
 use crate::units::Share;
@@ -109,18 +111,49 @@ impl Stage<'_> {
         let (scenario, label) = (self.scenario(), label.as_ref());
         let pace = WorldPace(self.world);
         self.tell(method, Phase::Save);
-        let saved = herd::run(herd, Phase::Save, &pace).await.map_err(failed(Phase::Save))?;
+        let saved = herd::run(herd, Move::Save, &pace).await.map_err(failed(Phase::Save))?;
         let stored_bytes = saved.stored_bytes + template.map_or(0, Template::stored_bytes);
         let mut runs = vec![run_of(scenario, label, method, Phase::Save, saved, stored_bytes)];
         if matches!(scenario.operation, Operation::SaveThenRestore | Operation::Nightly) {
             self.tell(method, Phase::Restore);
-            let restored = herd::run(herd, Phase::Restore, &pace).await.map_err(failed(Phase::Restore))?;
+            let restored = herd::run(herd, Move::Restore, &pace).await.map_err(failed(Phase::Restore))?;
             runs.push(run_of(scenario, label, method, Phase::Restore, restored, stored_bytes));
             for run in &mut runs {
                 run.identical = herd::identical(herd);
             }
         }
+        if scenario.operation == Operation::Extract {
+            runs.push(Box::pin(self.measure_extraction(method, label, stored_bytes)).await?);
+        }
         Ok(runs)
+    }
+
+    /// Takes single pages out of the images of a herd that was saved.
+    async fn measure_extraction(
+        &self,
+        method: Method,
+        label: Option<&String>,
+        stored_bytes: u64,
+    ) -> Result<Run, RunError> {
+        self.tell(method, Phase::Extract);
+        let scenario = self.scenario();
+        let guests = guest_memories(scenario, &self.traces).enumerate().zip(self.storages.iter().cycle());
+        let sources: Vec<Source<'_>> = guests
+            .map(|((number, memory), storage)| {
+                let (storage, image) = (&**storage, image_name(number, None));
+                Source { memory, storage, image }
+            })
+            .collect();
+        let extracted = extract::run(&sources, scenario.seed, self.world).await;
+        let extracted =
+            extracted.map_err(|problem| RunError::Herd { method, phase: Phase::Extract, problem })?;
+        let makespan = extracted.arrived.makespan;
+        let bytes = (sources.len() * extract::PAGES * PAGE_SIZE) as u64;
+        let mut run = run_of(scenario, label, method, Phase::Extract, extracted.arrived, stored_bytes);
+        run.goodput_bytes_per_s = per_second(bytes, makespan);
+        run.identical = Some(extracted.identical);
+        run.page_s = Some(Spread::of(extracted.page_s));
+        Ok(run)
     }
 
     async fn made_template(&self, coder: ecbc::Method) -> Result<Template, RunError> {
@@ -165,7 +198,7 @@ impl Stage<'_> {
         let guests = guest_memories(scenario, &self.traces).map(replay);
         let hypervisor =
             ReplayHypervisor::new(guests.enumerate().map(|(number, guest)| (guest_name(number), guest)));
-        let coder = EcbcCoder::new(coder, Placement::Hybrid).with_digests(self.world.uuid());
+        let coder = segment_coder(coder, self.world.uuid()).in_units(scenario.guests.unit);
         let coder = Arc::new(coder);
         let engine = Engine::new(Arc::clone(&self.compute), coder, engine_memory(scenario));
         let turns = scenario.arrival.turns(scenario.guests.count, scenario.seed);

@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Method;
-use crate::report::{Phase, Run};
+use super::{Method, words};
+use crate::report::{Phase, Resource, Run};
 use crate::units::{Size, Span};
 
 /// One `[[expect]]` block: which runs it is about, and the bounds they must keep.
@@ -26,9 +26,15 @@ pub struct Expectation {
     /// Least guest bytes per stored byte.
     pub ratio_min: Option<f64>,
     /// The most guests that miss the scenario's deadline.
+    #[serde(default, deserialize_with = "words::some_count")]
     pub late_max: Option<usize>,
     /// The makespan is shorter than this method's, for the same operation and guests.
     pub faster_than: Option<Method>,
+    /// The resource that alone would take longest (virtual mode).
+    pub limited_by: Option<Resource>,
+    /// The longest makespan, in what that resource alone would take: 1.05 is 5 % more (virtual
+    /// mode).
+    pub of_limit_max: Option<f64>,
 }
 
 /// A bound that a run missed.
@@ -42,6 +48,17 @@ pub struct Missed {
 }
 
 impl Expectation {
+    /// Whether it bounds anything.
+    pub(super) fn has_bound(&self) -> bool {
+        self.makespan_max.is_some()
+            || self.makespan_min.is_some()
+            || self.stored_max.is_some()
+            || self.ratio_min.is_some()
+            || self.late_max.is_some()
+            || self.faster_than.is_some()
+            || self.is_about_limits()
+    }
+
     /// The bounds that `runs` missed. An expectation that fits no run is missed too: it would
     /// otherwise pass by a slip of the pen.
     pub fn check(&self, runs: &[Run]) -> Vec<Missed> {
@@ -93,7 +110,32 @@ impl Expectation {
         if let Some(other) = self.faster_than {
             problems.extend(slower_than(run, other, runs));
         }
+        problems.extend(self.beyond_limits(run));
         problems.into_iter().map(|problem| Missed { run: run.label(), problem }).collect()
+    }
+}
+
+impl Expectation {
+    /// Whether it is about limits, which only models know.
+    pub(super) fn is_about_limits(&self) -> bool {
+        self.limited_by.is_some() || self.of_limit_max.is_some()
+    }
+
+    /// What is not as expected of the run's limit.
+    fn beyond_limits(&self, run: &Run) -> Option<String> {
+        if !self.is_about_limits() {
+            return None;
+        }
+        let Some((resource, seconds)) = run.limit() else {
+            return Some("no limits are known, which are expected".to_owned());
+        };
+        let name = resource.name();
+        if let Some(expected) = self.limited_by.filter(|expected| *expected != resource) {
+            return Some(format!("is limited by the {name}, not by the {}", expected.name()));
+        }
+        let max = self.of_limit_max.filter(|max| run.makespan_s > seconds * max)?;
+        let taken = run.makespan_s / seconds;
+        Some(format!("took {taken:.3} times what the {name} alone would, at most {max} expected"))
     }
 }
 
@@ -114,6 +156,7 @@ fn slower_than(run: &Run, other: Method, runs: &[Run]) -> Option<String> {
 #[cfg(test)]
 mod test {
     use super::*;
+    use crate::report::Limits;
     use crate::report::test::runs;
 
     fn expectation(text: &str) -> Expectation {
@@ -138,6 +181,22 @@ mod test {
         assert_eq!(problems("method = \"comio\"\nratio-min = 4.1\nstored-max = \"1 MiB\""), 4);
         assert_eq!(problems("method = \"raw\"\nfaster-than = \"comio\""), 2);
         assert_eq!(problems("method = \"raw\"\noperation = \"save\"\nlate-max = 3"), 1);
+    }
+
+    #[test]
+    fn runs_are_held_to_their_limits() {
+        let limited = |text: &str| {
+            let mut runs = runs();
+            for run in &mut runs {
+                run.limits =
+                    Some(Limits { link_s: run.makespan_s / 1.04, cores_s: 0.1, ..Limits::default() });
+            }
+            expectation(text).check(&runs).len()
+        };
+        assert_eq!(limited("limited-by = \"server-link\"\nof-limit-max = 1.05"), 0);
+        assert_eq!(limited("limited-by = \"host-cores\""), 4);
+        assert_eq!(limited("of-limit-max = 1.03\noperation = \"save\""), 2);
+        assert_eq!(problems("of-limit-max = 1.05"), 4, "limits that are not known are missed");
     }
 
     #[test]

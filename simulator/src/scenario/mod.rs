@@ -6,12 +6,16 @@
 
 mod error;
 mod expect;
+mod figures;
 mod method;
+mod names;
 mod nights;
 mod parse;
 mod sense;
+mod single;
 mod sweep;
 mod timing;
+mod words;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,7 +24,7 @@ pub use error::ScenarioError;
 pub use expect::{Expectation, Missed};
 pub use method::Method;
 pub use nights::Nights;
-pub use parse::{Point, ScenarioFile, parse, parse_with};
+pub use parse::{FindTrace, Point, ScenarioFile, parse, parse_with};
 pub use sweep::Sweep;
 pub use timing::{Arrival, Background, Fault, FaultKind, Pattern};
 
@@ -37,7 +41,7 @@ pub struct Scenario {
     /// Virtual time and models, or real time and a real server.
     pub mode: Mode,
     /// The seed of everything random.
-    #[serde(default = "default_seed")]
+    #[serde(default = "default_seed", deserialize_with = "words::count")]
     pub seed: u64,
     /// What happens to the guests.
     pub operation: Operation,
@@ -51,6 +55,9 @@ pub struct Scenario {
     /// The storage server.
     #[serde(default)]
     pub server: Server,
+    /// What lies between them (virtual mode).
+    #[serde(default)]
+    pub network: Network,
     /// Hosts and server are one machine with the cores of one host, whose workers also make and
     /// compare the guests' pages: as it is in real mode, against a server on the same machine.
     #[serde(default)]
@@ -109,6 +116,9 @@ pub enum Operation {
     /// All guests are restored from images that were saved before the clock started
     /// (virtual mode).
     Restore,
+    /// All guests are saved, then single pages are taken out of their images, one after the other
+    /// (real mode).
+    Extract,
     /// All guests are saved and restored on a first night and on each of `nights` after it,
     /// when some of their memory has changed (real mode).
     Nightly,
@@ -119,6 +129,7 @@ pub enum Operation {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Guests {
     /// How many.
+    #[serde(deserialize_with = "words::count")]
     pub count: usize,
     /// Memory of each.
     pub memory: Size,
@@ -128,6 +139,13 @@ pub struct Guests {
     /// same trace too.
     #[serde(default = "default_private")]
     pub private: Share,
+    /// How many pages are coded together, at most (more than one in real mode only).
+    #[serde(default = "one", deserialize_with = "words::count")]
+    pub unit: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// Desktops cloned from one template share 37–42 % of their pages.
@@ -140,13 +158,16 @@ fn default_private() -> Share {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Hosts {
     /// How many; guests are spread over them in turn.
+    #[serde(deserialize_with = "words::count")]
     pub count: usize,
     /// Cores each gives to saving and restoring. In real mode all hosts are this machine and
     /// share one pool of that many workers.
+    #[serde(deserialize_with = "words::count")]
     pub cores: usize,
     /// Memory each may use for buffers (`--memory`).
     pub memory: Size,
     /// Connections each opens to the server.
+    #[serde(deserialize_with = "words::count")]
     pub connections: usize,
     /// Each one's network link (virtual mode, and with network namespaces where it is narrower
     /// than the server's).
@@ -157,6 +178,15 @@ impl Default for Hosts {
     fn default() -> Self {
         Self { count: 1, cores: 2, memory: Size(64 << 20), connections: 2, link: Rate(10_000_000_000) }
     }
+}
+
+/// What lies between hosts and server, besides their links.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Network {
+    /// What the switch carries in all, both ways together; without it the switch is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<Rate>,
 }
 
 /// The storage server.
@@ -170,8 +200,10 @@ pub struct Server {
     /// From a host to the server and back.
     pub round_trip: Span,
     /// Calls that it works on at once.
+    #[serde(deserialize_with = "words::count")]
     pub threads: usize,
     /// Its cores.
+    #[serde(deserialize_with = "words::count")]
     pub cores: usize,
     /// Its disk; without one all is kept in memory.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Method, Mode, Operation, Scenario};
+use super::{Method, Mode, Operation, Scenario, words};
 use crate::units::Share;
 
 /// The most nights of a scenario.
@@ -17,6 +17,7 @@ const NIGHTS_MAX: u32 = 100;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Nights {
     /// How many nights follow the first.
+    #[serde(deserialize_with = "words::count")]
     pub count: u32,
     /// Which share of a guest's pages changes from one night to the next.
     pub changed: Share,
@@ -27,7 +28,7 @@ pub(super) struct Places<'a> {
     pub(super) methods: &'a Spanned<toml::Value>,
     pub(super) operation: &'a Spanned<toml::Value>,
     pub(super) nights: Option<&'a Spanned<toml::Value>>,
-    pub(super) sweep: Option<&'a Spanned<toml::Value>>,
+    pub(super) sweep: Option<Range<usize>>,
 }
 
 /// What is wrong with nights, and with methods whose images rest on others.
@@ -63,8 +64,8 @@ pub(super) fn problems(scenario: &Scenario, places: &Places<'_>) -> Vec<(Range<u
         }
         _ => {}
     }
-    if let Some(place) = places.sweep.filter(|_| nightly) {
-        say(place, "a nightly scenario goes along its nights: leave the sweep out".to_owned());
+    if let Some(place) = places.sweep.clone().filter(|_| nightly) {
+        found.push((place, "a nightly scenario goes along its nights: leave the sweep out".to_owned()));
     }
     found
 }
@@ -77,12 +78,12 @@ mod test {
 
     fn error_of(from: &str, to: &str) -> String {
         assert!(GOOD.contains(from), "the scenario has no {from:?}");
-        parse("n.toml", &GOOD.replace(from, to), &|_| true).unwrap_err().to_string()
+        parse("n.toml", &GOOD.replace(from, to), &|_| Ok(())).unwrap_err().to_string()
     }
 
     #[test]
     fn a_week_of_nights_is_a_scenario() {
-        let nights = parse("n.toml", GOOD, &|_| true).unwrap().scenario.nights.unwrap();
+        let nights = parse("n.toml", GOOD, &|_| Ok(())).unwrap().scenario.nights.unwrap();
         assert_eq!(nights.count, 7);
         assert!(nights.changed.0 > 0.0);
     }
@@ -106,7 +107,7 @@ mod test {
     fn nights_without_the_operation_are_refused() {
         let text = GOOD.replace("\"nightly\"", "\"save\"").replace(", \"comio-increment\"", "");
         let text = &text[..text.find("[[expect]]").unwrap_or(text.len())];
-        let error = parse("n.toml", text, &|_| true).unwrap_err().to_string();
+        let error = parse("n.toml", text, &|_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("only operation"), "{error}");
     }
 }

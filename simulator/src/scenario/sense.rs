@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
-use super::{Expectation, FaultKind, Operation, Pattern, Point, Scenario};
-use crate::report::Phase;
+use super::{Expectation, FaultKind, Mode, Operation, Pattern, Point, Scenario};
+use crate::report::{Phase, Resource};
 use crate::units::Span;
 
 /// Where the values stand.
@@ -40,12 +40,22 @@ pub(super) fn problems(scenario: &Scenario, places: &Places) -> Vec<Problem> {
         found.extend(arrival_problem(scenario).map(|problem| (place.span(), problem.to_owned())));
     }
     for (fault, place) in scenario.faults.iter().zip(&places.faults) {
+        let link = scenario.server.link;
         let problem = match (fault.kind, fault.rate) {
-            (FaultKind::SlowLink, None) => "say what is left of the link, for example rate = \"100 Mbit/s\"",
-            (FaultKind::ServerRestart, Some(_)) => "a server that restarts has no rate: leave it out",
+            (FaultKind::SlowLink, None) => {
+                "say what is left of the link, for example rate = \"100 Mbit/s\"".to_owned()
+            }
+            (FaultKind::SlowLink, Some(rate)) if rate > link => {
+                format!(
+                    "the server's link carries {link}: what is left of it cannot be {rate}; give a lower rate"
+                )
+            }
+            (FaultKind::ServerRestart, Some(_)) => {
+                "a server that restarts has no rate: leave it out".to_owned()
+            }
             _ => continue,
         };
-        found.push((place.span(), problem.to_owned()));
+        found.push((place.span(), problem));
     }
     found
 }
@@ -78,6 +88,12 @@ pub(super) fn expectations(scenario: &Scenario, points: &[Point], places: &Place
 }
 
 fn unmeasured(expected: &Expectation, points: &[Point]) -> Option<String> {
+    if let Some(problem) = unbounded(expected, points) {
+        return Some(problem);
+    }
+    if expected.is_about_limits() && points.iter().any(|point| point.scenario.mode == Mode::Real) {
+        return Some("what limits a run is only known of models: set mode = \"virtual\"".to_owned());
+    }
     let methods: BTreeSet<_> = points.iter().flat_map(|point| &point.scenario.methods).collect();
     if let Some(method) =
         [expected.method, expected.faster_than].into_iter().flatten().find(|method| !methods.contains(method))
@@ -97,11 +113,33 @@ fn unmeasured(expected: &Expectation, points: &[Point]) -> Option<String> {
     })
 }
 
+/// Bounds that are kept or missed whatever is measured.
+fn unbounded(expected: &Expectation, points: &[Point]) -> Option<String> {
+    if !expected.has_bound() {
+        return Some("give a bound, for example makespan-max = \"30 s\"".to_owned());
+    }
+    if expected.late_max.is_some() && points.iter().any(|point| point.scenario.deadline.is_none()) {
+        return Some("late-max counts who misses the deadline: set one, deadline = \"5 min\"".to_owned());
+    }
+    let has_switch = |point: &Point| point.scenario.network.switch.is_some();
+    if expected.limited_by == Some(Resource::Switch) && !points.iter().all(has_switch) {
+        return Some("the switch is no limit: give it a rate, network.switch = \"10 Gbit/s\"".to_owned());
+    }
+    match (expected.method, expected.faster_than?) {
+        (Some(method), other) if method == other => {
+            Some(format!("{method} is never faster than itself: name another method"))
+        }
+        (None, other) => Some(format!("say which method is to be faster than {other}: method = \"comio\"")),
+        _ => None,
+    }
+}
+
 fn phases(operation: Operation) -> impl Iterator<Item = &'static str> {
     let phases: &[Phase] = match operation {
         Operation::Save => &[Phase::Save],
         Operation::SaveThenRestore | Operation::Nightly => &[Phase::Save, Phase::Restore],
         Operation::Restore => &[Phase::Restore],
+        Operation::Extract => &[Phase::Save, Phase::Extract],
     };
     phases.iter().map(|phase| phase.name())
 }

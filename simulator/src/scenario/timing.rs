@@ -7,6 +7,7 @@ use rand_chacha::ChaCha12Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::words;
 use crate::units::{Rate, Span};
 
 /// Distinguishes these draws from those of the guests, which use the low streams.
@@ -62,7 +63,7 @@ pub struct Background {
     /// What they want, each way.
     pub rate: Rate,
     /// Over how many connections: a busy link is shared by connections.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "words::count")]
     pub connections: usize,
 }
 

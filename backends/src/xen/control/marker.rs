@@ -93,6 +93,14 @@ fn left_in(directory: &Path) -> io::Result<Vec<Left>> {
     Ok(left)
 }
 
+/// Whether recordings were killed whose domains nobody has freed yet.
+///
+/// # Errors
+/// When the markers cannot be read.
+pub fn are_some_left() -> io::Result<bool> {
+    Ok(!left_in(Path::new(DIRECTORY))?.is_empty())
+}
+
 /// Frees the domains of recordings that were killed: those that were paused run on, and none is
 /// tracked any more. Gives what was done, for people.
 ///

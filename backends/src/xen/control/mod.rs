@@ -12,6 +12,7 @@
 //!
 //! All `unsafe` of it is in `interface` and `foreign`.
 
+mod cpu;
 mod foreign;
 mod guest;
 mod interface;
@@ -19,6 +20,7 @@ mod marker;
 mod p2m;
 mod store;
 
+pub(crate) use cpu::with_cpu_time;
 pub use guest::XenGuest;
 pub use interface::{Control, Domain, Kind};
-pub use marker::free_those_of_killed;
+pub use marker::{are_some_left, free_those_of_killed};

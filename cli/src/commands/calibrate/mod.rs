@@ -1,5 +1,6 @@
-//! `comio calibrate`: what coding costs on this machine, and moving bytes.
+//! `comio calibrate`: what coding costs on this machine, piping through compressors, and moving bytes.
 
+mod streams;
 mod transfers;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use comio_core::compute::Compute;
 use comio_simulator::model::calibrate::cost_table;
 use comio_simulator::model::cost::CostTable;
 use comio_simulator::runner::load_traces;
+use comio_simulator::scenario::Method;
 use comio_simulator::world::World;
 
 use crate::args::Calibrate;
@@ -31,6 +33,17 @@ pub(super) async fn run(args: &Calibrate) -> anyhow::Result<Exit> {
     let world = watch.context("name at least one trace")?;
     output::say("coding their pages, over and over; leave the machine alone");
     let mut table = cost_table(CostTable::checked_in()?, &args.machine, &traces, &|| world.now());
+    output::say("copying pages, and piping them through lz4, lzop and zstd");
+    table.hypervisor = streams::copying(&|| world.now())?;
+    for method in [Method::PipeLz4, Method::PipeLzop, Method::PipeZstd] {
+        let Some(name) = method.tool() else { continue };
+        match streams::tool(method, &traces, &|| world.now())? {
+            Some(costs) => drop(table.pipes.insert(name.to_owned(), costs)),
+            None => {
+                output::say(&format!("{name} is not installed: its costs stay those of the built-in table"));
+            }
+        }
+    }
     if args.netns {
         output::say("moving bytes to nfs-ganesha in network namespaces and back");
         (table.client, table.server) = transfers::measure(table.client, table.server).await?;

@@ -8,17 +8,18 @@ use std::time::Duration;
 use anyhow::Context;
 use comio_backends::pool::WorkerPool;
 use comio_backends::record::{self, Plan, RecordError, Recorder, Tracking};
-use comio_backends::xen::control::{Control, Kind, XenGuest, free_those_of_killed};
+use comio_backends::xen::control::{self, Control, Kind, XenGuest};
 use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
 use serde::Serialize;
 
 use super::sink::{ImageSink, StepReport};
-use super::stopping::{Signals, Stopping};
+use super::stopping::Stopping;
 use crate::args::Record;
 use crate::exit::Exit;
 use crate::output;
 use crate::session::Session;
+use crate::signals::Signals;
 use crate::traces::TraceWriter;
 
 /// After a signal, this long for the step under way to be given up.
@@ -43,11 +44,8 @@ struct Report {
 pub(super) async fn record(args: Record) -> anyhow::Result<Exit> {
     // From here on: nothing must be left behind, whatever comes.
     let mut signals = Signals::listen()?;
-    let control = Control::open()?;
-    for freed in free_those_of_killed(&control).context("cannot set right what a killed recording left")? {
-        output::say(&freed);
-    }
-    let guest = XenGuest::find(control, &args.domain)?;
+    free_those_of_killed()?;
+    let guest = XenGuest::find(Control::open()?, &args.domain)?;
     let session = Session::with_coder(&args.resources, EcbcCoder::new(args.level, Placement::Hybrid))?;
     let is_url = args.directory.starts_with("nfs://");
     if !is_url {
@@ -116,6 +114,20 @@ pub(super) async fn record(args: Record) -> anyhow::Result<Exit> {
     report.paused_ms_max = sink.steps.iter().map(StepReport::paused_ms).fold(0.0, f64::max);
     report.steps = sink.steps;
     finish(&args, &report, recorded)
+}
+
+/// Frees the domains of recordings that were killed, and tells of each.
+pub(in super::super) fn free_those_of_killed() -> anyhow::Result<()> {
+    let free = || {
+        if !control::are_some_left()? {
+            return Ok(Vec::new());
+        }
+        control::free_those_of_killed(&Control::open()?)
+    };
+    for freed in free().context("cannot set right what a killed recording left")? {
+        output::say(&freed);
+    }
+    Ok(())
 }
 
 /// A file without a name for the guest's memory: beside the trace, or where temporary files go.

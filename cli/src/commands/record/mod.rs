@@ -12,6 +12,9 @@ use anyhow::bail;
 use crate::args::Record;
 use crate::exit::Exit;
 
+#[cfg(feature = "xen")]
+pub(super) use live::free_those_of_killed;
+
 pub(super) async fn run(args: Record) -> anyhow::Result<Exit> {
     if args.every.0 < Record::EVERY_MIN {
         bail!("--every must be at least {:?}", Record::EVERY_MIN);
@@ -22,6 +25,13 @@ pub(super) async fn run(args: Record) -> anyhow::Result<Exit> {
 #[cfg(feature = "xen")]
 async fn record(args: Record) -> anyhow::Result<Exit> {
     live::record(args).await
+}
+
+/// Without control of Xen nothing was recorded.
+#[cfg(not(feature = "xen"))]
+#[expect(clippy::unnecessary_wraps, reason = "the same call with the feature and without")]
+pub(super) fn free_those_of_killed() -> anyhow::Result<()> {
+    Ok(())
 }
 
 #[cfg(not(feature = "xen"))]

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use comio_backends::record::{Clock, Pace};
 use comio_core::engine::Progress;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 /// A wall clock whose sleep ends early when the recording is to stop.
@@ -71,22 +70,5 @@ impl Pace for Stopping {
             let _ = tokio::time::timeout(wait, self.wake.notified()).await;
         }
         !self.is_stopping()
-    }
-}
-
-/// The signals that end a recording in good order, a closed terminal's among them: a guest
-/// must not stay paused or tracked.
-pub(super) struct Signals(Vec<Signal>);
-
-impl Signals {
-    pub(super) fn listen() -> std::io::Result<Self> {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        Ok(Self(kinds.into_iter().map(signal).collect::<Result<_, _>>()?))
-    }
-
-    /// Waits for any of them.
-    pub(super) async fn any(&mut self) {
-        let waiting = self.0.iter_mut().map(|signal| Box::pin(signal.recv()));
-        futures::future::select_all(waiting).await;
     }
 }

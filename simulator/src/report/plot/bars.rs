@@ -28,8 +28,19 @@ pub(crate) struct BarChart {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Group {
     pub(crate) label: String,
-    /// One for each series: the length, and what is written beside it.
-    pub(crate) bars: Vec<(f64, String)>,
+    /// One for each series.
+    pub(crate) bars: Vec<Bar>,
+}
+
+/// One bar.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Bar {
+    /// Its length.
+    pub(crate) value: f64,
+    /// What is written beside it.
+    pub(crate) label: String,
+    /// A mark across it.
+    pub(crate) mark: Option<f64>,
 }
 
 impl BarChart {
@@ -61,7 +72,7 @@ impl BarChart {
         area.draw(&Text::new(self.title.clone(), (MARGIN, MARGIN), text(20, INK)))?;
         area.draw(&Text::new(self.subtitle.clone(), (MARGIN, MARGIN + 26), text(14, FAINT)))?;
         self.draw_legend(&area)?;
-        let longest = self.groups.iter().flat_map(|group| &group.bars).map(|bar| bar.0);
+        let longest = self.groups.iter().flat_map(|group| &group.bars).map(|bar| bar.value);
         let longest = longest.fold(f64::MIN_POSITIVE, f64::max);
         let room = i32::try_from(WIDTH)? - 2 * MARGIN - LABEL_WIDTH - VALUE_WIDTH;
         let mut top = MARGIN + TITLE_HEIGHT;
@@ -70,12 +81,16 @@ impl BarChart {
             let style = text(15, INK).pos(Pos::new(HPos::Right, VPos::Center));
             area.draw(&Text::new(group.label.clone(), (MARGIN + LABEL_WIDTH - 12, middle), style))?;
             let mut y = top;
-            for ((value, label), colour) in group.bars.iter().zip(COLOURS.iter().cycle()) {
+            for (bar, colour) in group.bars.iter().zip(COLOURS.iter().cycle()) {
                 let left = MARGIN + LABEL_WIDTH;
-                let right = left + scaled(*value / longest, room);
+                let right = left + scaled(bar.value / longest, room);
                 area.draw(&Rectangle::new([(left, y), (right, y + BAR_HEIGHT)], colour.filled()))?;
                 let style = text(14, INK).pos(Pos::new(HPos::Left, VPos::Center));
-                area.draw(&Text::new(label.clone(), (right + 8, y + BAR_HEIGHT / 2), style))?;
+                if let Some(mark) = bar.mark {
+                    let x = left + scaled(mark / longest, room);
+                    area.draw(&Rectangle::new([(x - 1, y - 2), (x + 1, y + BAR_HEIGHT + 2)], INK.filled()))?;
+                }
+                area.draw(&Text::new(bar.label.clone(), (right + 8, y + BAR_HEIGHT / 2), style))?;
                 y += BAR_HEIGHT + BAR_GAP;
             }
             top += self.group_height();

@@ -1,17 +1,19 @@
 //! `comio save --all` and `comio restore --all`: every guest of the host, several at once.
 
+mod outcome;
+mod unsaved;
+
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use comio_backends::toolstack::journal::Operation;
-use comio_backends::toolstack::{DOMAIN_0, Domain, Xl};
+use comio_backends::toolstack::{DOMAIN_0, Domain, Xl, find_domain};
 use comio_core::engine::EngineError;
 use futures::future::{Either, select};
 use futures::{StreamExt, stream};
-use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::pack;
 use super::restore::{self, Restored};
@@ -20,50 +22,14 @@ use crate::args::{Restore, Save};
 use crate::exit::Exit;
 use crate::host_config::{HostConfig, OnDeadline};
 use crate::output;
-use crate::session::Session;
+use crate::session::{Session, save_options};
+use crate::signals::Signals;
+use crate::total::Total;
+use outcome::{Outcome, finish, tell};
 
 /// Guests at once where nobody says: one reads its guest while the other writes its image.
 const JOBS_DEFAULT: usize = 2;
-/// A guest that is shut down because time is over has this long.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
-const SHUTDOWN_POLL: Duration = Duration::from_secs(1);
 const SUFFIX: &str = ".comio";
-
-/// What became of one guest.
-#[derive(Serialize)]
-struct Outcome<T> {
-    name: String,
-    #[serde(rename = "outcome")]
-    fate: &'static str,
-    #[serde(flatten)]
-    report: Option<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<String>,
-}
-
-/// What became of all.
-#[derive(Serialize)]
-struct Summary<T> {
-    done: usize,
-    failed: usize,
-    left_out: usize,
-    seconds: f64,
-    guests: Vec<Outcome<T>>,
-}
-
-impl<T> Outcome<T> {
-    fn of(name: &str, done: &'static str, result: anyhow::Result<T>) -> Self {
-        let name = name.to_owned();
-        match result {
-            Ok(report) => Self { name, fate: done, report: Some(report), trouble: None },
-            Err(error) => Self { name, fate: "failed", report: None, trouble: Some(format!("{error:#}")) },
-        }
-    }
-
-    fn without(name: &str, fate: &'static str) -> Self {
-        Self { name: name.to_owned(), fate, report: None, trouble: None }
-    }
-}
 
 /// Saves all guests but those left out.
 pub(super) async fn save_all(args: Save) -> anyhow::Result<Exit> {
@@ -72,19 +38,25 @@ pub(super) async fn save_all(args: Save) -> anyhow::Result<Exit> {
     let session = pack::session(&args.packing)?;
     let xl = Xl::new(args.xen.xl.clone());
     let mut domains = xl.domains().await?;
+    let named = args.exclude.iter().map(|name| find_domain(&domains, name).map(|domain| domain.id));
+    let named: BTreeSet<u32> = named.collect::<Result<_, _>>().context("--exclude")?;
     domains.retain(|domain| domain.id != DOMAIN_0);
     config.sort(&mut domains, |domain| &domain.name);
-    let left_out: BTreeSet<&String> = args.exclude.iter().chain(&config.exclude).collect();
-    let (excluded, chosen): (Vec<_>, Vec<_>) =
-        domains.into_iter().partition(|domain| left_out.contains(&domain.name));
+    let (excluded, chosen): (Vec<_>, Vec<_>) = domains
+        .into_iter()
+        .partition(|domain| named.contains(&domain.id) || config.excludes(&domain.name, &domain.uuid));
 
     let started = now();
     let jobs = args.jobs.or(config.jobs).unwrap_or(JOBS_DEFAULT).clamp(1, chosen.len().max(1));
     let sessions: Vec<Session> = chosen.iter().map(|_| session.share(jobs)).collect();
     let (over, signalled) = (AtomicBool::new(false), AtomicBool::new(false));
-    let saving = stream::iter(chosen.iter().zip(&sessions))
+    let weights = chosen.iter().map(|domain| domain.memory_mib);
+    let total = Total::of(weights.zip(&sessions));
+    let saving = chosen
+        .iter()
+        .zip(&sessions)
         .map(|(domain, session)| save_one(&args, &directory, session, domain, &over));
-    let saving = saving.buffered(jobs).collect::<Vec<_>>();
+    let saving = at_once(jobs, &session, &total, saving);
     let deadline = args.deadline.or(config.deadline()?);
     let stop = || {
         over.store(true, Ordering::Release);
@@ -98,8 +70,11 @@ pub(super) async fn save_all(args: Save) -> anyhow::Result<Exit> {
     if signalled {
         guests.iter_mut().filter(|guest| guest.fate == "deadline").for_each(|guest| guest.fate = "stopped");
     }
-    if over.into_inner() && !signalled && config.on_deadline == OnDeadline::Shutdown {
-        shut_down_the_rest(&xl, &chosen, &mut guests).await;
+    unsaved::mark_older_images(&session, &directory, &chosen, &guests).await;
+    // A directory that was mistyped must not end every guest; that of the configuration is the host's.
+    let is_final = over.into_inner() || args.names.is_empty();
+    if is_final && !signalled && config.on_deadline == OnDeadline::Shutdown {
+        unsaved::shut_down(&xl, &chosen, &mut guests).await;
     }
     guests.extend(excluded.iter().map(|domain| Outcome::without(&domain.name, "excluded")));
     finish(guests, started.elapsed(), args.packing.json, signalled)
@@ -115,16 +90,37 @@ async fn save_one(
     if over.load(Ordering::Acquire) {
         return Outcome::without(&domain.name, "deadline");
     }
+    let options = save_options(!args.packing.no_clobber);
     let saved = async {
         let image = within(directory, &format!("{}{SUFFIX}", domain.name))?;
-        save::save(session, &args.packing, &args.xen, Operation::Save, domain, &image).await
+        save::save(session, &args.packing, &args.xen, Operation::Save, domain, &image, &options).await
     };
     let mut outcome = Outcome::of(&domain.name, "saved", saved.await);
+    outcome.begun = Some(options.uuid);
     if over.load(Ordering::Acquire) && outcome.report.is_none() {
         outcome.fate = "deadline";
     }
     tell(&outcome);
     outcome
+}
+
+/// Sees to `jobs` guests at once, and tells how far they all are; what became of each, in the order
+/// of `guests`. A guest that takes long keeps no other from being begun.
+async fn at_once<T>(
+    jobs: usize,
+    session: &Session,
+    total: &Arc<Total>,
+    guests: impl Iterator<Item = impl Future<Output = Outcome<T>>>,
+) -> Vec<Outcome<T>> {
+    let _line = session.show(total);
+    let numbered = guests.enumerate().map(|(number, guest)| async move {
+        let outcome = guest.await;
+        total.is_over(number);
+        (number, outcome)
+    });
+    let mut outcomes: Vec<_> = stream::iter(numbered).buffer_unordered(jobs).collect().await;
+    outcomes.sort_by_key(|(number, _)| *number);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// Runs `all` to its end; a signal is noted, calls `stop`, and the end is awaited: SIGTERM means
@@ -134,13 +130,11 @@ async fn unless_signalled<T>(
     all: impl Future<Output = T>,
     stop: impl FnOnce(),
 ) -> anyhow::Result<T> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     let mut all = std::pin::pin!(all);
     tokio::select! {
         done = &mut all => return Ok(done),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.any() => {}
     }
     signalled.store(true, Ordering::Release);
     stop();
@@ -161,50 +155,27 @@ async fn until<T>(deadline: Option<Duration>, all: impl Future<Output = T>, stop
     }
 }
 
-/// Asks guests that the deadline has left running to shut down, and waits a while.
-#[expect(clippy::disallowed_methods, reason = "waiting for guests")]
-async fn shut_down_the_rest(xl: &Xl, domains: &[Domain], guests: &mut [Outcome<Saved>]) {
-    let late = |guests: &[Outcome<Saved>], domain: &Domain| {
-        guests.iter().any(|guest| guest.fate == "deadline" && guest.name == domain.name)
-    };
-    let mut waiting: Vec<&Domain> = domains.iter().filter(|domain| late(guests, domain)).collect();
-    for domain in &waiting {
-        if let Err(error) = xl.shut_down(domain).await {
-            output::say(&format!("comio: {error}"));
-        }
-    }
-    let started = now();
-    while !waiting.is_empty() && started.elapsed() < SHUTDOWN_LIMIT {
-        tokio::time::sleep(SHUTDOWN_POLL).await;
-        let Ok(there) = xl.domains().await else { break };
-        waiting.retain(|domain| there.iter().any(|other| other.uuid == domain.uuid));
-    }
-    let still: BTreeSet<&str> = waiting.iter().map(|domain| domain.name.as_str()).collect();
-    for guest in guests.iter_mut().filter(|guest| guest.fate == "deadline") {
-        if !still.contains(guest.name.as_str()) {
-            guest.fate = "shut-down";
-        }
-    }
-}
-
 /// Restores all images of a directory whose guests were not restored yet.
 pub(super) async fn restore_all(args: Restore) -> anyhow::Result<Exit> {
     let config = HostConfig::read(args.config.as_deref())?;
-    let directory = directory(args.image.as_slice(), &config)?;
+    let directory = directory(&args.names, &config)?;
     let session = Session::new(&args.resources)?;
     let storage = session.directory(&directory).await?;
-    let objects = storage.list().await?.into_iter().map(|object| object.name);
-    let mut images: Vec<String> = objects.filter(|name| name.ends_with(SUFFIX)).collect();
-    config.sort(&mut images, |name| name.trim_end_matches(SUFFIX));
+    let mut images = storage.list().await?;
+    images.retain(|image| image.name.ends_with(SUFFIX));
+    config.sort(&mut images, |image| image.name.trim_end_matches(SUFFIX));
 
     let started = now();
     let jobs = args.jobs.or(config.jobs).unwrap_or(JOBS_DEFAULT).clamp(1, images.len().max(1));
     let one = Restore { config: None, ..args };
     let sessions: Vec<Session> = images.iter().map(|_| session.share(jobs)).collect();
     let signalled = AtomicBool::new(false);
-    let restoring = stream::iter(images.iter().zip(&sessions))
-        .map(|(name, session)| restore_one(&one, &directory, session, name, &signalled));
-    let restoring = restoring.buffered(jobs).collect::<Vec<_>>();
+    let total = Total::of(images.iter().map(|image| image.len).zip(&sessions));
+    let restoring = images
+        .iter()
+        .zip(&sessions)
+        .map(|(image, session)| restore_one(&one, &directory, session, &image.name, &signalled));
+    let restoring = at_once(jobs, &session, &total, restoring);
     let stop = || sessions.iter().for_each(|session| session.progress.stop());
     let guests = unless_signalled(&signalled, restoring, stop).await?;
     finish(guests, started.elapsed(), one.json, signalled.into_inner())
@@ -230,37 +201,6 @@ async fn restore_one(
     }
     tell(&outcome);
     outcome
-}
-
-fn tell<T>(outcome: &Outcome<T>) {
-    let trouble = outcome.trouble.as_ref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
-    output::say(&format!("{} {}{trouble}", outcome.name, outcome.fate));
-}
-
-fn finish<T: Serialize>(
-    guests: Vec<Outcome<T>>,
-    took: Duration,
-    json: bool,
-    signalled: bool,
-) -> anyhow::Result<Exit> {
-    let count = |test: &dyn Fn(&Outcome<T>) -> bool| guests.iter().filter(|guest| test(guest)).count();
-    let done = count(&|guest| guest.report.is_some());
-    let left_out = count(&|guest| matches!(guest.fate, "excluded" | "consumed"));
-    let failed = guests.len() - done - left_out;
-    let summary = Summary { done, failed, left_out, seconds: took.as_secs_f64(), guests };
-    if json {
-        output::json(&summary)?;
-    } else {
-        output::say(&format!(
-            "{done} done, {failed} failed, {left_out} left out, in {:.1} s",
-            summary.seconds
-        ));
-    }
-    Ok(match failed {
-        0 => Exit::Done,
-        _ if signalled => Exit::Stopped,
-        _ => Exit::Failed,
-    })
 }
 
 /// The directory that the user named, or else the host's configuration.
