@@ -24,6 +24,7 @@ mod recover;
 mod replay;
 mod restore;
 mod save;
+mod space;
 mod template;
 mod verify;
 
