@@ -230,7 +230,7 @@ impl Storage for ModelStorage {
     async fn list(&self) -> Result<Vec<ObjectInfo>, StorageError> {
         self.client.call().await;
         let published = self.client.server().files().into_iter().filter(|(name, _)| !is_temporary_name(name));
-        Ok(published.map(|(name, len)| ObjectInfo { name, len }).collect())
+        Ok(published.map(|(name, len)| ObjectInfo { name, len, modified_unix_s: None }).collect())
     }
 
     async fn remove(&self, name: &str) -> Result<(), StorageError> {
@@ -241,7 +241,7 @@ impl Storage for ModelStorage {
     async fn leftovers(&self) -> Result<Vec<ObjectInfo>, StorageError> {
         self.client.call().await;
         let left = self.client.server().files().into_iter().filter(|(name, _)| is_temporary_name(name));
-        Ok(left.map(|(name, len)| ObjectInfo { name, len }).collect())
+        Ok(left.map(|(name, len)| ObjectInfo { name, len, modified_unix_s: None }).collect())
     }
 
     async fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
