@@ -122,7 +122,7 @@ pub(super) async fn foundation(args: &Packing, image: &Location, session: &Sessi
     let parent = match &args.parent {
         None => None,
         Some(parent) => {
-            let opened = ancestors::relative(parent, image, &args.ancestors.ancestors, &session.pool).await;
+            let opened = ancestors::relative(parent, image, &args.ancestors.ancestors, session).await;
             told_if_unusable("parent", parent, opened.and_then(usable))
         }
     };
@@ -149,7 +149,7 @@ async fn open_template(
     image: &Location,
     session: &Session,
 ) -> anyhow::Result<(Relative, KnownPages)> {
-    let relative = ancestors::relative(template, image, &args.ancestors.ancestors, &session.pool).await?;
+    let relative = ancestors::relative(template, image, &args.ancestors.ancestors, session).await?;
     let relative = usable(relative)?;
     let known = engine::open_template(&relative.image, args.template_memory.0).await?;
     Ok((relative, known))
