@@ -324,7 +324,7 @@ impl GuestReader for Announced {
 #[test]
 fn that_there_is_no_room_is_told_before_anything_is_written() {
     let bytes = packed(&example());
-    let len = bytes.len() as u64;
+    let (source, len) = (open(&bytes), bytes.len() as u64);
     let progress = Progress::default();
     let tight = |room| FaultyStorage::new(MemoryStorage::with_capacity(room), u64::MAX, Fault::Die);
     let check = |storage: &FaultyStorage<MemoryStorage>, failure: Option<EngineError>| {
@@ -335,11 +335,11 @@ fn that_there_is_no_room_is_told_before_anything_is_written() {
 
     let storage = tight(len - 1);
     let fast = engine(Method::Fast);
-    let copied = engine::copy(&fast, &*open(&bytes), &storage, "copy", &OPTIONS, &progress);
+    let copied = engine::copy(&fast, &*source, &storage, "copy", &OPTIONS, &progress);
     check(&storage, block_on(copied).err());
 
     let storage = tight(4096);
-    let recovered = engine::recover(&fast, &*open(&bytes), &storage, "new", true, &progress);
+    let recovered = engine::recover(&fast, &*source, &storage, "new", true, &progress);
     check(&storage, block_on(recovered).err());
 
     // What is not compressed takes as much as the guest has.
@@ -374,8 +374,8 @@ fn a_copy_whose_index_reads_back_different_is_not_published() {
             writer.expect_abandon().times(1).returning(|| Ok(()));
             Ok(Box::new(writer))
         });
-        let (engine, progress) = (engine(Method::Fast), Progress::default());
-        let copied = engine::copy(&engine, &*open(&bytes), &storage, "copy", &OPTIONS, &progress);
+        let (engine, progress, source) = (engine(Method::Fast), Progress::default(), open(&bytes));
+        let copied = engine::copy(&engine, &*source, &storage, "copy", &OPTIONS, &progress);
         assert!(block_on(copied).expect_err("it differs").is_damage(), "at {damaged}");
     }
 }
