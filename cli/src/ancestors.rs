@@ -4,24 +4,24 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::bail;
-use comio_backends::pool::WorkerPool;
 use comio_core::engine::{self, EngineError, Image, Relative};
 use comio_core::format::ImageUuid;
 use comio_core::storage::{Storage, StorageErrorKind};
 
-use crate::location::{self, Location};
+use crate::location::Location;
 use crate::output;
+use crate::session::Session;
 
 /// Opens the image at `location` with its ancestors, which are looked for beside it and in
 /// `directories`.
 pub(crate) async fn open(
     location: &Location,
     directories: &[String],
-    pool: &Arc<WorkerPool>,
+    session: &Session,
 ) -> anyhow::Result<Image> {
     let mut more: Vec<Arc<dyn Storage>> = Vec::new();
     for directory in directories {
-        more.push(location::directory(directory, pool).await?);
+        more.push(session.directory(directory).await?);
     }
     let more: Vec<&dyn Storage> = more.iter().map(|storage| &**storage).collect();
     Ok(Image::open_with_ancestors(&*location.storage, &location.name, &more).await?)
@@ -32,10 +32,10 @@ pub(crate) async fn relative(
     text: &str,
     target: &Location,
     directories: &[String],
-    pool: &Arc<WorkerPool>,
+    session: &Session,
 ) -> anyhow::Result<Relative> {
-    let location = Location::of_image(text, pool).await?;
-    let image = open(&location, directories, pool).await?;
+    let location = session.image(text).await?;
+    let image = open(&location, directories, session).await?;
     if location.storage.location() != target.storage.location() {
         output::say(&format!(
             "{text} is not beside the new image: to read that, --ancestors {} will be needed",

@@ -336,6 +336,9 @@ pub(crate) struct Clean {
     /// Only list them.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Temporary files that were written to within the last hour too: a save may be at work on them.
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

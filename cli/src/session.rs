@@ -15,7 +15,7 @@ use comio_core::storage::Storage;
 use indicatif::MultiProgress;
 
 use crate::args::Resources;
-use crate::location::{self, Location};
+use crate::location::{Location, Storages};
 use crate::progress::{self, ProgressLine};
 use crate::signals::Signals;
 use crate::total::{Total, TotalLine};
@@ -38,6 +38,7 @@ pub(crate) struct Session {
     memory: usize,
     /// Where the progress lines of several operations at once stand.
     lines: MultiProgress,
+    known: Arc<Storages>,
     /// The storages in use, asked why nothing moves.
     storages: Mutex<Vec<Arc<dyn Storage>>>,
 }
@@ -60,19 +61,36 @@ impl Session {
         }
         let coder = coder.with_digests(uuid::Uuid::new_v4().into_bytes());
         let pool = Arc::new(WorkerPool::new(workers).context("cannot start the worker threads")?);
-        Ok(Self::of(pool, Arc::new(coder), memory, progress::lines()))
+        let known = Arc::new(Storages::new(Arc::clone(&pool)));
+        Ok(Self::of(pool, Arc::new(coder), memory, progress::lines(), known))
     }
 
-    fn of(pool: Arc<WorkerPool>, coder: Arc<EcbcCoder>, memory: usize, lines: MultiProgress) -> Self {
+    fn of(
+        pool: Arc<WorkerPool>,
+        coder: Arc<EcbcCoder>,
+        memory: usize,
+        lines: MultiProgress,
+        known: Arc<Storages>,
+    ) -> Self {
         let compute = Arc::clone(&pool) as Arc<dyn Compute>;
         let engine = Engine::new(compute, Arc::clone(&coder) as Arc<dyn SegmentCoder>, memory);
-        Self { pool, engine, progress: Arc::default(), coder, memory, lines, storages: Mutex::default() }
+        Self {
+            pool,
+            engine,
+            progress: Arc::default(),
+            coder,
+            memory,
+            lines,
+            known,
+            storages: Mutex::default(),
+        }
     }
 
-    /// The means for one of `count` operations at once, which share workers and memory.
+    /// The means for one of `count` operations at once, which share workers, memory and connections.
     pub(crate) fn share(&self, count: usize) -> Self {
         let memory = (self.memory / count).max(Engine::MEMORY_MIN);
-        Self::of(Arc::clone(&self.pool), Arc::clone(&self.coder), memory, self.lines.clone())
+        let (pool, coder, known) = (&self.pool, &self.coder, &self.known);
+        Self::of(Arc::clone(pool), Arc::clone(coder), memory, self.lines.clone(), Arc::clone(known))
     }
 
     /// The next operation's progress begins at nothing.
@@ -82,14 +100,14 @@ impl Session {
 
     /// What `text`, a path or URL of an image, means.
     pub(crate) async fn image(&self, text: &str) -> anyhow::Result<Location> {
-        let location = Location::of_image(text, &self.pool).await?;
+        let location = self.known.image(text).await?;
         self.watch(&location.storage);
         Ok(location)
     }
 
     /// The storage that `text`, a directory's path or URL, means.
     pub(crate) async fn directory(&self, text: &str) -> anyhow::Result<Arc<dyn Storage>> {
-        let storage = location::directory(text, &self.pool).await?;
+        let storage = self.known.directory(text).await?;
         self.watch(&storage);
         Ok(storage)
     }

@@ -242,7 +242,28 @@ fn images_are_listed_copied_and_removed() {
     assert_eq!(names, ["a.comio", "b.comio"]);
     done(&["rm", &image]);
     assert_eq!(code(&["rm", &image]), 1);
-    fs::write(place.path(".c.comio.0000000000000001.comio-part"), b"left").expect("writable");
-    done(&["clean", &place.path("")]);
     assert_eq!(place.names(), ["b.comio"]);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "files have times")]
+fn clean_leaves_alone_what_a_save_may_be_at_work_on() {
+    let place = Place::new();
+    let old = place.path(".c.comio.0000000000000001.comio-part");
+    let young = place.path(".d.comio.0000000000000002.comio-part");
+    for path in [&old, &young] {
+        fs::write(path, b"left").expect("writable");
+    }
+    let two_hours_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    fs::File::options()
+        .write(true)
+        .open(&old)
+        .and_then(|file| file.set_modified(two_hours_ago))
+        .expect("set");
+    let output = run(&["clean", &place.path("")]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--all"));
+    assert!(fs::exists(&young).expect("looks") && !fs::exists(&old).expect("looks"));
+    done(&["clean", "--all", &place.path("")]);
+    assert!(place.names().is_empty());
 }

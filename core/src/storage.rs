@@ -16,6 +16,8 @@ pub struct ObjectInfo {
     pub name: String,
     /// Its length in bytes.
     pub len: u64,
+    /// When it was last written, in seconds since 1970 by the storage's clock, if that is known.
+    pub modified_unix_s: Option<u64>,
 }
 
 /// How an object is to be created.
@@ -170,6 +172,9 @@ pub enum StorageErrorKind {
     Stale,
     /// Nobody answers.
     Unreachable,
+    /// It may have been done or not, and that cannot be found out now: an object whose publishing
+    /// ends so may be visible.
+    InDoubt,
     /// The name or URL is not one this storage can use.
     InvalidName,
     /// The object is shorter than it must be.

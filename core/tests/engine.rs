@@ -8,11 +8,13 @@ use comio_core::buffer::{BufferPool, Payload};
 use comio_core::compute::Inline;
 use comio_core::ecbc::Method;
 use comio_core::engine::{self, Engine, EngineError, Image, Progress, SaveOptions};
+use comio_core::format::BLOCK;
+use comio_core::format::footer::Footer;
 use comio_core::format::placement::Placement;
 use comio_core::segment::EcbcCoder;
-use comio_core::storage::{ObjectReader, Storage, StorageError};
+use comio_core::storage::{MockObjectWriter, MockStorage, ObjectReader, Storage, StorageError};
 use comio_core::tape::{Batch, GuestReader, GuestWriter, Pfns, TapeError, TapeFormat, TapeItem};
-use comio_core::testing::MemoryStorage;
+use comio_core::testing::{Fault, FaultyStorage, MemoryStorage};
 use comio_core::{PAGE_SIZE, SEGMENT_PAGES};
 use futures::executor::block_on;
 use proptest::prelude::*;
@@ -299,4 +301,81 @@ fn buffers_of_hostile_sizes_are_not_allocated() {
     let check = xxhash_rust::xxh3::xxh3_64(&bytes[footer..footer + 4080]);
     bytes[footer + 4080..footer + 4088].copy_from_slice(&check.to_le_bytes());
     assert!(matches!(restore(&bytes), Err(EngineError::Format(_))));
+}
+
+/// Who says how long its tape is, and is never read.
+struct Announced(u64);
+
+#[async_trait]
+impl GuestReader for Announced {
+    fn format(&self) -> TapeFormat {
+        TapeFormat::RAW
+    }
+
+    fn size_hint(&self) -> Option<u64> {
+        Some(self.0)
+    }
+
+    async fn next(&mut self, _: &BufferPool) -> Result<Option<TapeItem>, TapeError> {
+        panic!("there is no room for what it would give")
+    }
+}
+
+#[test]
+fn that_there_is_no_room_is_told_before_anything_is_written() {
+    let bytes = packed(&example());
+    let (source, len) = (open(&bytes), bytes.len() as u64);
+    let progress = Progress::default();
+    let tight = |room| FaultyStorage::new(MemoryStorage::with_capacity(room), u64::MAX, Fault::Die);
+    let check = |storage: &FaultyStorage<MemoryStorage>, failure: Option<EngineError>| {
+        let failure = failure.expect("there is no room").to_string();
+        assert!(failure.contains("are needed"), "{failure}");
+        assert_eq!(storage.calls(), [""; 0], "{failure}");
+    };
+
+    let storage = tight(len - 1);
+    let fast = engine(Method::Fast);
+    let copied = engine::copy(&fast, &*source, &storage, "copy", &OPTIONS, &progress);
+    check(&storage, block_on(copied).err());
+
+    let storage = tight(4096);
+    let recovered = engine::recover(&fast, &*source, &storage, "new", true, &progress);
+    check(&storage, block_on(recovered).err());
+
+    // What is not compressed takes as much as the guest has.
+    let (storage, mut guest) = (tight(4 << 20), Announced(8 << 20));
+    let raw = engine(Method::Raw);
+    let saved = engine::save(&raw, &mut guest, &storage, "image", &OPTIONS, &progress);
+    check(&storage, block_on(saved).err());
+}
+
+#[test]
+fn a_copy_whose_index_reads_back_different_is_not_published() {
+    let bytes = Arc::new(packed(&example()));
+    let footer_at = bytes.len() - BLOCK;
+    let footer = Footer::parse(&bytes[footer_at..], footer_at as u64).expect("a footer");
+    let directory_at = usize::try_from(footer.directory_offset).expect("small");
+    for damaged in [0, directory_at, footer_at] {
+        let mut storage = MockStorage::new();
+        storage.expect_free_bytes().returning(|| Ok(None));
+        let there = Arc::clone(&bytes);
+        storage.expect_create().times(1).returning(move |_, _| {
+            let mut writer = MockObjectWriter::new();
+            writer.expect_write_at().returning(|_, _| Ok(()));
+            writer.expect_sync().returning(|| Ok(()));
+            let there = Arc::clone(&there);
+            writer.expect_read_at().returning(move |offset, len, mut buffer| {
+                let offset = usize::try_from(offset).expect("small");
+                buffer.spare()[..len].copy_from_slice(&there[offset..offset + len]);
+                buffer.spare()[0] ^= u8::from(offset == damaged);
+                buffer.set_len(len);
+                Ok(Payload::Bytes(buffer))
+            });
+            writer.expect_abandon().times(1).returning(|| Ok(()));
+            Ok(Box::new(writer))
+        });
+        let (engine, progress, source) = (engine(Method::Fast), Progress::default(), open(&bytes));
+        let copied = engine::copy(&engine, &*source, &storage, "copy", &OPTIONS, &progress);
+        assert!(block_on(copied).expect_err("it differs").is_damage(), "at {damaged}");
+    }
 }

@@ -41,6 +41,15 @@ impl Failed {
     }
 }
 
+/// A name was given, but nobody knows whether that lasts.
+pub(super) fn in_doubt(mut error: StorageError) -> StorageError {
+    error.kind = Kind::InDoubt;
+    error
+        .problem
+        .push_str("; the image may be there all the same, now or after a power cut: look with `comio ls`");
+    error
+}
+
 fn meaning(errno: Errno) -> (Kind, Option<&'static str>) {
     match errno {
         Errno::NOENT => (Kind::NotFound, Some("there is no such file or directory")),
@@ -52,7 +61,7 @@ fn meaning(errno: Errno) -> (Kind, Option<&'static str>) {
             (Kind::Permission, Some("permission denied; check owner and mode of the directory"))
         }
         Errno::ROFS => (Kind::ReadOnly, Some("the file system is mounted read-only")),
-        Errno::STALE => (Kind::Stale, Some("the file was removed on the server meanwhile")),
+        Errno::STALE => (Kind::Stale, Some("somebody has removed the file meanwhile")),
         Errno::ISDIR => (Kind::InvalidName, Some("it is not a regular file")),
         Errno::LOOP => (Kind::InvalidName, Some("it is a symbolic link; name the file itself")),
         Errno::NAMETOOLONG => (Kind::InvalidName, Some("the name is too long for this file system")),

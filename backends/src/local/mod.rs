@@ -119,7 +119,9 @@ impl Directory {
             // Not every file system knows the flag: a link refuses a name in use just as well.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty())?;
-                rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())
+                // It has its name. A temporary one that stays is a leftover, no more.
+                let _ = rustix::fs::unlinkat(&self.fd, from, AtFlags::empty());
+                Ok(())
             }
             result => result,
         }
@@ -139,7 +141,8 @@ impl Directory {
             match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
                     let len = u64::try_from(stat.st_size).unwrap_or(0);
-                    files.push(ObjectInfo { name: name.to_owned(), len });
+                    let modified_unix_s = u64::try_from(stat.st_mtime).ok();
+                    files.push(ObjectInfo { name: name.to_owned(), len, modified_unix_s });
                 }
                 // Removed meanwhile, or not a file.
                 Ok(_) | Err(Errno::NOENT) => {}
@@ -286,9 +289,17 @@ impl ObjectWriter for LocalWriter {
                     // The writer is gone with this call: nobody else would clean up. What could
                     // not be removed is a leftover.
                     let _ = directory.unlink("remove", &temporary);
-                    directory.failed("publish", &name).because(errno)
+                    match errno {
+                        Errno::NOENT => directory.failed("publish", &temporary).because(Errno::STALE),
+                        errno => directory.failed("publish", &name).because(errno),
+                    }
                 })?;
-                directory.sync("publish", &name)
+                directory.sync("publish", &name).map_err(|error| {
+                    if !replace {
+                        let _ = directory.unlink("remove", &name);
+                    }
+                    errors::in_doubt(error)
+                })
             })
             .await
     }
@@ -357,4 +368,50 @@ async fn read(
         Ok(Payload::Bytes(buffer))
     })
     .await
+}
+
+#[cfg(test)]
+mod test {
+    use comio_core::compute::Inline;
+
+    use super::*;
+
+    /// A directory whose names can be changed, but never made durable.
+    fn unsyncable(path: &Path) -> LocalStorage {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        LocalStorage {
+            directory: Arc::new(Directory { fd, path: path.to_owned() }),
+            compute: Arc::new(Inline),
+        }
+    }
+
+    #[test]
+    fn a_name_that_could_not_be_made_durable_is_in_doubt() {
+        let place = tempfile::tempdir().unwrap();
+        let storage = unsyncable(place.path());
+        for replace in [false, true] {
+            let options = CreateOptions { replace, held_bytes_max: 4096, unique: 1 };
+            let error = futures::executor::block_on(async {
+                storage.create("image", options).await.unwrap().publish().await.unwrap_err()
+            });
+            assert_eq!(error.kind, StorageErrorKind::InDoubt, "{error}");
+            // One that took nothing's place is taken back.
+            assert_eq!(place.path().join("image").exists(), replace);
+        }
+    }
+
+    #[test]
+    fn who_removes_a_file_being_written_is_told_of_at_its_end() {
+        let place = tempfile::tempdir().unwrap();
+        let storage = LocalStorage::open(place.path(), Arc::new(Inline)).unwrap();
+        let options = CreateOptions { replace: true, held_bytes_max: 4096, unique: 1 };
+        let error = futures::executor::block_on(async {
+            let writer = storage.create("image", options).await.unwrap();
+            storage.remove(&temporary_name("image", 1)).await.unwrap();
+            writer.publish().await.unwrap_err()
+        });
+        assert_eq!(error.kind, StorageErrorKind::Stale);
+        assert!(error.to_string().contains("somebody has removed"), "{error}");
+    }
 }

@@ -19,7 +19,7 @@ mod error;
 mod server;
 mod starter;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -145,6 +145,19 @@ impl Lab {
     /// The server's address as a host knows it.
     pub fn server_address(&self, host: usize) -> Ipv4Addr {
         self.address(host, 2)
+    }
+
+    /// Gives the server and the first host IPv6 addresses, too; says the server's.
+    ///
+    /// # Errors
+    /// When `ip` fails, as on a machine without IPv6.
+    pub fn add_ipv6(&self) -> Result<Ipv6Addr, LabError> {
+        let [a, b, c] = self.network.map(u16::from);
+        // The same numbers among the addresses that mean nothing outside of a site.
+        let address = |place| Ipv6Addr::new(0xfd00, a, b, c, 0, 0, 0, place);
+        ip(&format!("-n {}s address add {}/126 dev s0 nodad", self.name, address(2)))?;
+        ip(&format!("address add {}/126 dev {} nodad", address(1), self.interface(0)))?;
+        Ok(address(2))
     }
 
     /// Where one of the server's services is, for a host.

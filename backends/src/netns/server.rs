@@ -23,11 +23,14 @@ pub struct Export {
     pub access: &'static str,
     /// As ganesha calls it.
     pub squash: &'static str,
+    /// Whether clients must come from ports below 1024.
+    pub low_ports_only: bool,
 }
 
 impl Export {
     /// Read-write for everybody, root included.
-    pub const OPEN: Self = Self { name: "open", access: "RW", squash: "No_Root_Squash" };
+    pub const OPEN: Self =
+        Self { name: "open", access: "RW", squash: "No_Root_Squash", low_ports_only: false };
 }
 
 impl Lab {
@@ -51,12 +54,12 @@ impl Lab {
             state.display()
         );
         for (number, export) in self.plan.exports.iter().enumerate() {
-            let super::Export { name, access, squash } = export;
+            let super::Export { name, access, squash, low_ports_only } = export;
             // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
                 "EXPORT {{ Export_Id = {}; Path = {}; Pseudo = /{name}; Access_Type = {access}; Squash = {squash}; \
-                 SecType = sys; Protocols = 3; Transports = TCP; PrivilegedPort = false; FSAL {{ Name = VFS; }} }}",
+                 SecType = sys; Protocols = 3; Transports = TCP; PrivilegedPort = {low_ports_only}; FSAL {{ Name = VFS; }} }}",
                 number + 1,
                 self.export_path(name).display(),
             );

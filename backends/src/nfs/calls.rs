@@ -6,16 +6,16 @@ use nfs3_types::nfs3::{
     COMMIT3args, CREATE3args, FSINFO3args, FSINFO3resok, FSSTAT3args, FSSTAT3resok, GETATTR3args, LINK3args,
     LOOKUP3args, NFS_PROGRAM, Nfs3Option, READ3args, READDIRPLUS3args, REMOVE3args, RENAME3args,
     SETATTR3args, cookieverf3, createhow3, createverf3, diropargs3, fattr3, filename3, nfs_fh3, nfsstat3,
-    sattr3, set_mtime, stable_how, wcc_data, writeverf3,
+    sattr3, set_atime, set_mtime, stable_how, wcc_data, writeverf3,
 };
-use nfs3_types::xdr_codec::{Opaque, Pack};
+use nfs3_types::xdr_codec::{Opaque, Pack, Unpack};
 
 use super::connection::{CallError, Connection, Reply, Request};
 use super::errors::Trouble;
 use super::held::Part;
 use super::message::encode_call;
 use super::records::Target;
-use super::server::{Answer, Server, ServerError};
+use super::server::{Answer, Server, ServerError, Understood};
 use super::xdr::{Cursor, Malformed};
 
 /// The longest file handle of NFSv3.
@@ -67,15 +67,15 @@ fn in_directory<'a>(directory: &nfs_fh3, name: &'a str) -> diropargs3<'a> {
     diropargs3 { dir: directory.clone(), name: filename3(Opaque::borrowed(name.as_bytes())) }
 }
 
-/// Checks the status and gives the rest of the results.
-fn results(reply: &Reply) -> Result<Cursor<'_>, Trouble> {
+/// Checks the status and reads the rest of the results.
+fn results<T>(reply: &Reply, read: impl Fn(&mut Cursor<'_>) -> Result<T, Malformed>) -> Understood<T> {
     let Reply::Results(results) = reply else {
-        return Err(Malformed("read data where none was asked for").into());
+        return Err(Malformed("read data where none was asked for"));
     };
     let mut cursor = Cursor::new(results);
     match cursor.status()? {
-        nfsstat3::NFS3_OK => Ok(cursor),
-        status => Err(Trouble::Status(status)),
+        nfsstat3::NFS3_OK => read(&mut cursor).map(Ok),
+        status => Ok(Err(status)),
     }
 }
 
@@ -93,33 +93,50 @@ impl Server {
         Request { head, data: None, target: None, patience: self.patience }
     }
 
-    async fn simple(&self, procedure: NFS_PROGRAM, args: &(impl Pack + Sync)) -> Result<Answer, Trouble> {
-        Ok(self.call(&|| self.request(procedure, args)).await?)
+    async fn simple<T>(
+        &self,
+        procedure: NFS_PROGRAM,
+        args: &(impl Pack + Sync),
+        read: impl Fn(&mut Cursor<'_>) -> Result<T, Malformed> + Send + Sync,
+    ) -> Result<T, Trouble> {
+        self.repeatable(procedure, args, read).await.result
+    }
+
+    async fn repeatable<T>(
+        &self,
+        procedure: NFS_PROGRAM,
+        args: &(impl Pack + Sync),
+        read: impl Fn(&mut Cursor<'_>) -> Result<T, Malformed> + Send + Sync,
+    ) -> Repeatable<T> {
+        let request = || self.request(procedure, args);
+        match self.call(&request, &|reply| results(reply, &read)).await {
+            Err(error) => Repeatable { result: Err(error.into()), repeated: false },
+            Ok(Answer { result, repeated, .. }) => {
+                Repeatable { result: result.map_err(Trouble::Status), repeated }
+            }
+        }
     }
 
     pub(super) async fn get_attributes(&self, object: &nfs_fh3) -> Result<fattr3, Trouble> {
         let args = GETATTR3args { object: object.clone() };
-        let answer = self.simple(NFS_PROGRAM::NFSPROC3_GETATTR, &args).await?;
-        Ok(results(&answer.reply)?.unpack()?)
+        self.simple(NFS_PROGRAM::NFSPROC3_GETATTR, &args, value).await
     }
 
     pub(super) async fn lookup(&self, directory: &nfs_fh3, name: &str) -> Result<Found, Trouble> {
         let args = LOOKUP3args { what: in_directory(directory, name) };
-        let answer = self.simple(NFS_PROGRAM::NFSPROC3_LOOKUP, &args).await?;
-        let mut cursor = results(&answer.reply)?;
-        Ok(Found { handle: handle(&mut cursor)?, attributes: cursor.attributes()? })
+        let found =
+            |cursor: &mut Cursor<'_>| Ok(Found { handle: handle(cursor)?, attributes: cursor.attributes()? });
+        self.simple(NFS_PROGRAM::NFSPROC3_LOOKUP, &args, found).await
     }
 
     pub(super) async fn fsinfo(&self, root: &nfs_fh3) -> Result<FSINFO3resok, Trouble> {
         let args = FSINFO3args { fsroot: root.clone() };
-        let answer = self.simple(NFS_PROGRAM::NFSPROC3_FSINFO, &args).await?;
-        Ok(results(&answer.reply)?.unpack()?)
+        self.simple(NFS_PROGRAM::NFSPROC3_FSINFO, &args, value).await
     }
 
     pub(super) async fn fsstat(&self, root: &nfs_fh3) -> Result<FSSTAT3resok, Trouble> {
         let args = FSSTAT3args { fsroot: root.clone() };
-        let answer = self.simple(NFS_PROGRAM::NFSPROC3_FSSTAT, &args).await?;
-        Ok(results(&answer.reply)?.unpack()?)
+        self.simple(NFS_PROGRAM::NFSPROC3_FSSTAT, &args, value).await
     }
 
     /// Creates a file that nobody else created: a repeated call with the same verifier
@@ -141,32 +158,30 @@ impl Server {
 
     async fn create(&self, directory: &nfs_fh3, name: &str, how: createhow3) -> Repeatable<Created> {
         let args = CREATE3args { where_: in_directory(directory, name), how };
-        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_CREATE, &args).await, |cursor| {
-            Ok(Created { handle: optional_handle(cursor)? })
-        })
+        let created = |cursor: &mut Cursor<'_>| Ok(Created { handle: optional_handle(cursor)? });
+        self.repeatable(NFS_PROGRAM::NFSPROC3_CREATE, &args, created).await
     }
 
     /// Gives the file mode 0600, and times again after an exclusive create has used their
     /// fields for its verifier.
     pub(super) async fn make_private(&self, file: &nfs_fh3) -> Result<(), Trouble> {
         let args = SETATTR3args { object: file.clone(), new_attributes: private(), guard: Nfs3Option::None };
-        let answer = self.simple(NFS_PROGRAM::NFSPROC3_SETATTR, &args).await?;
-        results(&answer.reply).map(drop)
+        self.simple(NFS_PROGRAM::NFSPROC3_SETATTR, &args, |_| Ok(())).await
     }
 
     pub(super) async fn remove_name(&self, directory: &nfs_fh3, name: &str) -> Repeatable<()> {
         let args = REMOVE3args { object: in_directory(directory, name) };
-        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_REMOVE, &args).await, |_| Ok(()))
+        self.repeatable(NFS_PROGRAM::NFSPROC3_REMOVE, &args, |_| Ok(())).await
     }
 
     pub(super) async fn rename(&self, directory: &nfs_fh3, from: &str, to: &str) -> Repeatable<()> {
         let args = RENAME3args { from: in_directory(directory, from), to: in_directory(directory, to) };
-        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_RENAME, &args).await, |_| Ok(()))
+        self.repeatable(NFS_PROGRAM::NFSPROC3_RENAME, &args, |_| Ok(())).await
     }
 
     pub(super) async fn link(&self, file: &nfs_fh3, directory: &nfs_fh3, name: &str) -> Repeatable<()> {
         let args = LINK3args { file: file.clone(), link: in_directory(directory, name) };
-        repeatable(self.simple(NFS_PROGRAM::NFSPROC3_LINK, &args).await, |_| Ok(()))
+        self.repeatable(NFS_PROGRAM::NFSPROC3_LINK, &args, |_| Ok(())).await
     }
 
     pub(super) async fn read_directory(
@@ -182,15 +197,7 @@ impl Server {
             dircount: DIRECTORY_PAGE_BYTES,
             maxcount: DIRECTORY_PAGE_BYTES,
         };
-        let answer = self.simple(NFS_PROGRAM::NFSPROC3_READDIRPLUS, &args).await?;
-        let mut cursor = results(&answer.reply)?;
-        cursor.attributes()?;
-        let verifier = cursor.unpack()?;
-        let mut entries = Vec::new();
-        while cursor.bool()? {
-            entries.push(entry(&mut cursor)?);
-        }
-        Ok(Page { entries, verifier, end: cursor.bool()? })
+        self.simple(NFS_PROGRAM::NFSPROC3_READDIRPLUS, &args, page).await
     }
 
     /// Reads into `target`; gives how many bytes came and whether the file ends there.
@@ -204,14 +211,12 @@ impl Server {
         let args = READ3args { file: file.clone(), offset, count };
         let request =
             || Request { target: Some(target.clone()), ..self.request(NFS_PROGRAM::NFSPROC3_READ, &args) };
-        let answer = self.transfer(target.len(), &request).await?;
-        match answer.reply {
-            Reply::Read { len, eof } => Ok((len, eof)),
-            reply @ Reply::Results(_) => {
-                results(&reply)?;
-                Err(Malformed("a READ without data").into())
-            }
-        }
+        let read = |reply: &Reply| match reply {
+            Reply::Read { len, eof } => Ok(Ok((*len, *eof))),
+            reply @ Reply::Results(_) => results(reply, |_| Err(Malformed("a READ without data"))),
+        };
+        let answer = self.transfer(target.len(), &request, &read).await?;
+        answer.result.map_err(Trouble::Status)
     }
 
     /// Writes a part of a buffer, UNSTABLE.
@@ -221,17 +226,10 @@ impl Server {
             data: Some((Arc::clone(&data.buffer), data.range.clone())),
             ..self.request(NFS_PROGRAM::NFSPROC3_WRITE, &args)
         };
-        let answer = self.transfer(data.len(), &request).await?;
-        let mut cursor = results(&answer.reply)?;
-        let _: wcc_data = cursor.unpack()?;
-        let count = cursor.u32()? as usize;
-        let committed: stable_how = cursor.unpack()?;
-        let verifier = cursor.unpack()?;
-        if count == 0 || count > data.len() {
-            return Err(Malformed("a WRITE of none or of more bytes than were sent").into());
-        }
-        let stable = committed != stable_how::UNSTABLE;
-        Ok(WriteDone { len: count, stable, verifier, connection: answer.connection })
+        let read = |reply: &Reply| results(reply, |cursor| taken(cursor, data.len()));
+        let answer = self.transfer(data.len(), &request, &read).await?;
+        let (len, stable, verifier) = answer.result.map_err(Trouble::Status)?;
+        Ok(WriteDone { len, stable, verifier, connection: answer.connection })
     }
 
     /// Commits the whole file over just this connection, without another attempt: that its
@@ -246,23 +244,25 @@ impl Server {
         let mut request = self.request(NFS_PROGRAM::NFSPROC3_COMMIT, &args);
         request.patience *= COMMIT_PATIENCE;
         let outcome = self.patiently(connection.call(request)).await?;
-        let reply = outcome.map_err(|error| match error {
-            CallError::Refused(refusal) => CommitTrouble::Final(ServerError::Refused(refusal).into()),
-            _ => CommitTrouble::Again,
-        })?;
-        let mut cursor = match results(&reply) {
-            Err(Trouble::Status(nfsstat3::NFS3ERR_JUKEBOX)) => return Err(CommitTrouble::Later),
-            result => result?,
-        };
-        let _: wcc_data = cursor.unpack()?;
-        Ok(cursor.unpack()?)
+        let understood = outcome.and_then(|reply| Ok(results(&reply, committed)?));
+        match understood {
+            Err(CallError::Refused(refusal)) => {
+                Err(CommitTrouble::Final(ServerError::Refused(refusal).into()))
+            }
+            Err(CallError::Lost(_) | CallError::Malformed(_)) => Err(CommitTrouble::Again),
+            Ok(Err(nfsstat3::NFS3ERR_JUKEBOX)) => Err(CommitTrouble::Later),
+            Ok(result) => {
+                self.status.served();
+                result.map_err(|status| CommitTrouble::Final(Trouble::Status(status)))
+            }
+        }
     }
 }
 
 /// Why a COMMIT did not succeed.
 #[derive(Debug)]
 pub(super) enum CommitTrouble {
-    /// The connection is gone, and what was written over it may be too.
+    /// There is no answer, or none that makes sense: what was written over the connection may be gone.
     Again,
     /// The server asks to try again later.
     Later,
@@ -288,7 +288,12 @@ pub(super) struct WriteDone {
 }
 
 fn private() -> sattr3 {
-    sattr3 { mode: Nfs3Option::Some(0o600), mtime: set_mtime::SET_TO_SERVER_TIME, ..sattr3::default() }
+    sattr3 {
+        mode: Nfs3Option::Some(0o600),
+        atime: set_atime::SET_TO_SERVER_TIME,
+        mtime: set_mtime::SET_TO_SERVER_TIME,
+        ..sattr3::default()
+    }
 }
 
 fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Malformed> {
@@ -300,17 +305,36 @@ fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Malformed> {
     Ok(Entry { name, cookie, attributes })
 }
 
-fn repeatable<T>(
-    answer: Result<Answer, Trouble>,
-    read: impl FnOnce(&mut Cursor<'_>) -> Result<T, Malformed>,
-) -> Repeatable<T> {
-    match answer {
-        Err(trouble) => Repeatable { result: Err(trouble), repeated: false },
-        Ok(answer) => {
-            let result = results(&answer.reply).and_then(|mut cursor| Ok(read(&mut cursor)?));
-            Repeatable { result, repeated: answer.repeated }
-        }
+fn value<T: Unpack>(cursor: &mut Cursor<'_>) -> Result<T, Malformed> {
+    cursor.unpack()
+}
+
+fn page(cursor: &mut Cursor<'_>) -> Result<Page, Malformed> {
+    cursor.attributes()?;
+    let verifier = cursor.unpack()?;
+    let mut entries = Vec::new();
+    while cursor.bool()? {
+        entries.push(entry(cursor)?);
     }
+    Ok(Page { entries, verifier, end: cursor.bool()? })
+}
+
+/// What of a WRITE of `len` bytes the server has taken, whether it is on stable storage already, and
+/// the verifier.
+fn taken(cursor: &mut Cursor<'_>, len: usize) -> Result<(usize, bool, writeverf3), Malformed> {
+    let _: wcc_data = cursor.unpack()?;
+    let count = cursor.u32()? as usize;
+    let committed: stable_how = cursor.unpack()?;
+    let verifier = cursor.unpack()?;
+    if count == 0 || count > len {
+        return Err(Malformed("a WRITE of none or of more bytes than were sent"));
+    }
+    Ok((count, committed != stable_how::UNSTABLE, verifier))
+}
+
+fn committed(cursor: &mut Cursor<'_>) -> Result<writeverf3, Malformed> {
+    let _: wcc_data = cursor.unpack()?;
+    cursor.unpack()
 }
 
 /// WRITE's arguments up to the data itself, which is sent from where it is.

@@ -31,6 +31,10 @@ const RECORD_BYTES_MAX: usize = TRANSFER_BYTES_MAX as usize + REPLY_BYTES_MAX;
 const READ_HEAD_BYTES_MAX: usize = 640;
 /// How often overdue calls are looked for.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// A call waits so many times its patience, or so long if that is more, however much moves on the
+/// connection: others keep it busy for ever, and its own reply may be lost.
+const OVERDUE: u32 = 5;
+const OVERDUE_MIN: Duration = Duration::from_secs(60);
 /// Calls waiting for their turn to be written.
 const QUEUE: usize = 32;
 
@@ -203,7 +207,7 @@ async fn write_all<IO: AsyncWrite>(
         if written == 0 {
             return Err(io::Error::new(io::ErrorKind::WriteZero, "the connection takes no more bytes"));
         }
-        moves.moved();
+        moves.sent();
         for part in &mut parts {
             let done = written.min(part.len());
             *part = &part[done..];
@@ -213,10 +217,14 @@ async fn write_all<IO: AsyncWrite>(
     Ok(())
 }
 
-/// Ends when a call has waited too long while nothing moved.
+/// Ends when a call has waited too long while nothing moved, or much too long.
 async fn watch(waiting: &Waiting, moves: &Moves) {
     loop {
-        let left = |call: &Pending| call.patience.saturating_sub(moves.silence_since(call.sent));
+        let left = |call: &Pending| {
+            let in_silence = call.patience.saturating_sub(moves.silence_since(call.sent));
+            let in_all = (call.patience * OVERDUE).max(OVERDUE_MIN).saturating_sub(call.sent.elapsed());
+            in_silence.min(in_all)
+        };
         let left = waiting.lock().values().map(left).min();
         match left {
             Some(Duration::ZERO) => return,
@@ -375,6 +383,54 @@ const _: () = assert!(MARK_BYTES == 4 && READ_HEAD_BYTES_MAX > 28 + 400 + 104);
 #[cfg(test)]
 mod test {
     use super::*;
+
+    /// A server that answers every call but the first: that one's reply is lost for ever.
+    async fn answer_all_but_the_first(io: tokio::io::DuplexStream) {
+        use tokio::io::AsyncReadExt;
+        let (mut read, mut write) = tokio::io::split(io);
+        let mut first = true;
+        while let Ok(mark) = read.read_u32().await {
+            let mut call = vec![0; (mark & 0x7fff_ffff) as usize];
+            if read.read_exact(&mut call).await.is_err() {
+                return;
+            }
+            // Accepted, without a verifier, and the status is OK.
+            let reply = [&call[..4], &[0, 0, 0, 1], &[0; 20]].concat();
+            let mark = 0x8000_0000 | u32::try_from(reply.len()).unwrap();
+            if !std::mem::take(&mut first)
+                && (write.write_u32(mark).await.is_err() || write.write_all(&reply).await.is_err())
+            {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_reply_is_noticed_on_a_connection_that_others_keep_busy() {
+        let (near, far) = tokio::io::duplex(1 << 10);
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                tokio::task::spawn_local(answer_all_but_the_first(far));
+                let connection = Connection::start(1, near, Arc::new(Status::new("server".into())));
+                let request = || Request {
+                    head: vec![0; 44],
+                    data: None,
+                    target: None,
+                    patience: Duration::from_secs(20),
+                };
+                let begin = now();
+                let others = async {
+                    while connection.call(request()).await.is_ok() {
+                        sleep(Duration::from_secs(1)).await;
+                    }
+                };
+                let (lost, ()) = futures::join!(connection.call(request()), others);
+                assert!(matches!(lost, Err(CallError::Lost(_))), "{lost:?}");
+                let took = begin.elapsed();
+                assert!(took > Duration::from_secs(90) && took < Duration::from_secs(110), "{took:?}");
+            })
+            .await;
+    }
 
     #[tokio::test]
     async fn a_server_that_stops_behind_its_last_caller_is_not_in_trouble() {

@@ -13,7 +13,7 @@ use comio_core::storage::{
 };
 use nfs3_types::nfs3::{cookieverf3, fattr3, ftype3, nfs_fh3, nfsstat3};
 
-use super::calls::{Entry, Found};
+use super::calls::{Entry, Found, Repeatable};
 use super::errors::Trouble;
 use super::server::Server;
 use super::time::sleep;
@@ -98,10 +98,16 @@ impl Directory {
         Ok(found.map_err(|trouble| self.error(trouble, "look up", name))?.is_some())
     }
 
-    /// Creates a file of a name that nobody has, mode 0600.
-    pub(super) async fn create(&self, name: &str, unique: u64) -> Result<nfs_fh3, StorageError> {
+    /// Creates a file of a name that nobody has, mode 0600; or leaves none.
+    pub(super) async fn create(&self, name: &str, unique: u64) -> Result<nfs_fh3, Trouble> {
         let created = self.try_create(name, unique).await;
-        created.map_err(|trouble| self.error(trouble, "create", name))
+        if let Err(trouble) = &created
+            && !trouble.is(nfsstat3::NFS3ERR_EXIST)
+        {
+            // The CREATE itself may have succeeded; the name is nobody else's.
+            let _ = self.clean_up(name).await;
+        }
+        created
     }
 
     async fn try_create(&self, name: &str, unique: u64) -> Result<nfs_fh3, Trouble> {
@@ -137,15 +143,30 @@ impl Directory {
         } else {
             self.link_and_remove(file, temporary, name, options.unique).await
         };
-        published.map_err(|trouble| self.error(trouble, "publish", name))
+        published.map_err(|trouble| match trouble {
+            // The temporary name is what is not there.
+            Trouble::Status(nfsstat3::NFS3ERR_NOENT) => {
+                self.error(Trouble::Status(nfsstat3::NFS3ERR_STALE), "publish", temporary)
+            }
+            trouble => self.error(trouble, "publish", name),
+        })
     }
 
     async fn rename(&self, file: &nfs_fh3, from: &str, to: &str) -> Result<(), Trouble> {
         let renamed = self.server.rename(&self.handle, from, to).await;
-        match renamed.result {
-            Err(trouble) if renamed.repeated && trouble.is(nfsstat3::NFS3ERR_NOENT) => {
-                if self.is_file(to, file).await? { Ok(()) } else { Err(trouble) }
-            }
+        self.named(renamed, to, file).await
+    }
+
+    /// Whether `file` has its name now. A call that has no answer may have been carried out, and so
+    /// may the first of one that was repeated: the name tells, and if it cannot be asked, nobody knows.
+    async fn named(&self, call: Repeatable<()>, name: &str, file: &nfs_fh3) -> Result<(), Trouble> {
+        match call.result {
+            Err(Trouble::Server(error)) if error.leaves_doubt() => Err(Trouble::InDoubt(error.to_string())),
+            Err(trouble) if call.repeated => match self.is_file(name, file).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(trouble),
+                Err(why) => Err(Trouble::InDoubt(why.to_string())),
+            },
             result => result,
         }
     }
@@ -158,15 +179,10 @@ impl Directory {
         unique: u64,
     ) -> Result<(), Trouble> {
         let linked = self.server.link(file, &self.handle, name).await;
-        match linked.result {
+        match self.named(linked, name, file).await {
             Ok(()) => {}
-            Err(trouble) if trouble.is_not_implemented() => {
+            Err(trouble) if trouble.is_without_links() => {
                 return self.rename_if_free(file, temporary, name, unique).await;
-            }
-            Err(trouble) if linked.repeated && trouble.is(nfsstat3::NFS3ERR_EXIST) => {
-                if !self.is_file(name, file).await? {
-                    return Err(trouble);
-                }
             }
             Err(trouble) => return Err(trouble),
         }
@@ -236,6 +252,21 @@ impl Directory {
         Ok((ours.fsid, ours.fileid) == (attributes.fsid, attributes.fileid))
     }
 
+    /// Removes a temporary name if the server does so soon; what stays is a leftover, no more.
+    pub(super) async fn clean_up(&self, temporary: &str) -> Result<(), StorageError> {
+        match self.server.briefly(self.try_remove(temporary)).await {
+            // Nothing was created, or somebody else has cleaned up already.
+            Some(Err(trouble)) if trouble.is(nfsstat3::NFS3ERR_NOENT) => Ok(()),
+            Some(removed) => removed.map_err(|trouble| self.error(trouble, "remove", temporary)),
+            None => Err(StorageError::new(
+                StorageErrorKind::Unreachable,
+                "remove",
+                self.target(temporary),
+                "the server does not answer; `comio clean` removes it when it does",
+            )),
+        }
+    }
+
     pub(super) async fn remove(&self, name: &str) -> Result<(), StorageError> {
         self.try_remove(name).await.map_err(|trouble| self.error(trouble, "remove", name))
     }
@@ -265,7 +296,11 @@ impl Directory {
                 },
             };
             if let Some(attributes) = attributes.filter(|attributes| attributes.type_ == ftype3::NF3REG) {
-                files.push(ObjectInfo { name, len: attributes.size });
+                files.push(ObjectInfo {
+                    name,
+                    len: attributes.size,
+                    modified_unix_s: Some(u64::from(attributes.mtime.seconds)),
+                });
             }
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));

@@ -2,6 +2,7 @@
 
 use comio_core::storage::{StorageError, StorageErrorKind as Kind};
 use nfs3_types::nfs3::nfsstat3;
+use nfs3_types::rpc::auth_stat;
 
 use super::message::Refusal;
 use super::server::ServerError;
@@ -15,6 +16,9 @@ pub(super) enum Trouble {
     /// Somebody is giving an image the name, or died while doing so.
     #[error("the name is claimed by {0}")]
     Claimed(String),
+    /// Whether the file has its name now could not be found out.
+    #[error("{0}")]
+    InDoubt(String),
     #[error(transparent)]
     Server(#[from] ServerError),
 }
@@ -39,6 +43,13 @@ impl Trouble {
         )
     }
 
+    /// Whether the server has no hard links, or its file system has none: knfsd says then, as the
+    /// system does, that it is not permitted. A directory in which we may not write would have
+    /// refused the CREATE.
+    pub(super) fn is_without_links(&self) -> bool {
+        self.is_not_implemented() || self.is(nfsstat3::NFS3ERR_PERM)
+    }
+
     /// The error for people; `who` is the user the server sees.
     pub(super) fn into_error(self, action: &'static str, target: &str, who: &str) -> StorageError {
         let (kind, problem) = match &self {
@@ -47,16 +58,34 @@ impl Trouble {
                 Kind::AlreadyExists,
                 format!(
                     "another comio is just taking the name; if none is, one died there: `comio clean` \
-                     removes its {claim}"
+                     removes its {claim} an hour later, with --all now"
                 ),
             ),
-            Self::Server(error) => (server_kind(error), error.to_string()),
+            Self::InDoubt(why) => (
+                Kind::InDoubt,
+                format!(
+                    "{why}; the server may have done it all the same: look with `comio ls` when it answers"
+                ),
+            ),
+            Self::Server(error) => (server_kind(error), server_problem(error)),
         };
         let error = StorageError::new(kind, action, target, problem);
         // The others would say the same once more.
         if let Self::Status(_) = self { error.with_source(self) } else { error }
     }
 }
+
+fn server_problem(error: &ServerError) -> String {
+    match error {
+        ServerError::Refused(Refusal::Credential(auth_stat::AUTH_TOOWEAK)) => format!("{error}; {LOW_PORT}"),
+        _ => error.to_string(),
+    }
+}
+
+/// What servers mean that find a credential too weak.
+const LOW_PORT: &str = "it may want calls to come from a port below 1024: run comio as root, without \
+                        noresvport in the URL, or export the directory with `insecure` (nfs-ganesha: \
+                        PrivilegedPort = false)";
 
 fn server_kind(error: &ServerError) -> Kind {
     match error {
@@ -85,9 +114,10 @@ fn status_meaning(status: nfsstat3, who: &str) -> (Kind, String) {
         NFS3ERR_FBIG => (Kind::NoSpace, "the server's file system allows no file so large"),
         NFS3ERR_ACCES | NFS3ERR_PERM => return (Kind::Permission, permission(who)),
         NFS3ERR_ROFS => (Kind::ReadOnly, "the export is read-only; export it read-write, or use another"),
-        NFS3ERR_STALE | NFS3ERR_BADHANDLE => {
-            (Kind::Stale, "the server does not know the file any more: it was removed, or the export changed")
-        }
+        NFS3ERR_STALE | NFS3ERR_BADHANDLE => (
+            Kind::Stale,
+            "the server does not know the file any more: somebody has removed it, or the export changed",
+        ),
         NFS3ERR_ISDIR => (Kind::InvalidName, "it is a directory"),
         NFS3ERR_NAMETOOLONG => (Kind::InvalidName, "the name is too long for the server"),
         _ => return (Kind::Other, format!("the server answers {status}; its log may say more")),

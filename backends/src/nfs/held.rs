@@ -91,10 +91,6 @@ impl Held {
         self.written.remove(&id);
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.written.values().map(|written| written.part.len()).sum()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.written.is_empty()
     }

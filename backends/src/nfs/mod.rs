@@ -208,14 +208,17 @@ impl Storage for NfsStorage {
             return Err(directory.error(Trouble::Status(nfsstat3::NFS3ERR_EXIST), "create", name));
         }
         let temporary = temporary_name(name, options.unique);
-        let file = directory.create(&temporary, options.unique).await?;
+        let created = directory.create(&temporary, options.unique).await;
+        let file = created.map_err(|trouble| directory.error(trouble, "create", name))?;
         Ok(Box::new(NfsWriter::new(Arc::clone(directory), file, name, temporary, options)))
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn ObjectReader>, StorageError> {
         check_name(name, "open")?;
         let (file, len) = self.directory.open(name).await?;
-        Ok(Box::new(NfsReader { directory: Arc::clone(&self.directory), file, name: name.to_owned(), len }))
+        let directory = Arc::clone(&self.directory);
+        let window = directory.server.read_window();
+        Ok(Box::new(NfsReader { directory, file, name: name.to_owned(), len, window }))
     }
 
     async fn list(&self) -> Result<Vec<ObjectInfo>, StorageError> {

@@ -7,9 +7,11 @@ use comio_core::buffer::{Buffer, Payload};
 use comio_core::storage::{ObjectReader, StorageError, StorageErrorKind};
 use futures::future::try_join_all;
 use nfs3_types::nfs3::nfs_fh3;
+use tokio::sync::Semaphore;
 
 use super::directory::Directory;
 use super::records::Target;
+use super::server::places;
 use super::xdr::Malformed;
 
 /// Requests are under way at once, so that one costs its share of the CPUs and of the link; so
@@ -22,6 +24,8 @@ pub(super) struct NfsReader {
     pub(super) file: nfs_fh3,
     pub(super) name: String,
     pub(super) len: u64,
+    /// This image's places in the server's queue.
+    pub(super) window: Semaphore,
 }
 
 #[async_trait]
@@ -39,13 +43,14 @@ impl ObjectReader for NfsReader {
     }
 
     async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {
-        read_file(&self.directory, &self.file, &self.name, offset, len, buffer).await
+        read_file(&self.directory, &self.window, &self.file, &self.name, offset, len, buffer).await
     }
 }
 
 /// Reads exactly `len` bytes at `offset`.
 pub(super) async fn read_file(
     directory: &Directory,
+    window: &Semaphore,
     file: &nfs_fh3,
     name: &str,
     offset: u64,
@@ -57,7 +62,7 @@ pub(super) async fn read_file(
     let reads = (0..len).step_by(directory.read_bytes).map(|start| {
         let range = start..len.min(start + directory.read_bytes);
         let target = Target { buffer: Arc::clone(&buffer), range };
-        read_part(directory, file, name, offset, target)
+        read_part(directory, window, file, name, offset, target)
     });
     try_join_all(reads).await?;
     let buffer = buffer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -69,6 +74,7 @@ pub(super) async fn read_file(
 /// Reads a part, however often the server gives only some of it.
 async fn read_part(
     directory: &Directory,
+    window: &Semaphore,
     file: &nfs_fh3,
     name: &str,
     offset: u64,
@@ -76,6 +82,8 @@ async fn read_part(
 ) -> Result<(), StorageError> {
     while !target.range.is_empty() {
         let at = offset + target.range.start as u64;
+        // The window is never closed.
+        let _places = window.acquire_many(places(target.len())).await;
         let read = directory.server.read(file, at, &target).await;
         let (len, eof) = read.map_err(|trouble| directory.error(trouble, "read", name))?;
         target.range.start += len;

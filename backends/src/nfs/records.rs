@@ -60,7 +60,7 @@ impl<'a, R: AsyncRead + Unpin> RecordReader<'a, R> {
         if read == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
         }
-        self.moves.moved();
+        self.moves.received();
         Ok(read)
     }
 

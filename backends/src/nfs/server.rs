@@ -17,7 +17,7 @@ use super::throttle::Throttle;
 use super::time::{Instant, now, sleep};
 use super::transport::Peer;
 use super::url::{NfsOptions, Retry};
-use super::xdr::{Cursor, Malformed};
+use super::xdr::Malformed;
 
 /// Calls under way at once on each connection: enough for 10 Gbit/s at 1 ms with 1 MiB each.
 pub(super) const DEPTH: usize = 4;
@@ -29,6 +29,12 @@ const SMALL_IN_ONE: usize = 8;
 /// Waits before another attempt, doubling.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Cleaning up ends when nothing has moved for so long, or it has taken so long: the user, or a guest
+/// that stands still, waits for it, and what stays is recognised later.
+const CLEANING_SILENCE: Duration = Duration::from_millis(500);
+const CLEANING_LIMIT: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const CLEANING_LOOK: Duration = Duration::from_millis(50);
 /// After so many malformed replies in a row the server is not one to talk to.
 const MALFORMED_MAX: u32 = 3;
 
@@ -47,10 +53,22 @@ pub(super) enum ServerError {
     Refused(#[from] Refusal),
 }
 
+impl ServerError {
+    /// Whether the server may have carried the call out.
+    pub(super) fn leaves_doubt(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
+/// What a reply says: what was asked for, or the status that says why not.
+pub(super) type Understood<T> = Result<Result<T, nfsstat3>, Malformed>;
+/// How a call's reply is read.
+pub(super) type ReadReply<'a, T> = &'a (dyn Fn(&Reply) -> Understood<T> + Send + Sync);
+
 /// What a call came to.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) reply: Reply,
+pub(super) struct Answer<T> {
+    pub(super) result: Result<T, nfsstat3>,
     /// The connection that it came over.
     pub(super) connection: Arc<Connection>,
     /// An earlier attempt got no answer: the server may have carried the call out twice.
@@ -113,43 +131,51 @@ impl Server {
         self.lanes.len() * DEPTH
     }
 
+    /// The places that one image's reads have in the queue for this server: every image has as many,
+    /// so none starves another.
+    pub(super) fn read_window(&self) -> Semaphore {
+        Semaphore::new(self.transfers_max() * SMALL_IN_ONE)
+    }
+
     /// As [`call`](Self::call), for a call that moves `bytes` of data: it waits for its turn
     /// among all transfers, and for the bandwidth limit.
-    pub(super) async fn transfer(
+    pub(super) async fn transfer<T>(
         &self,
         bytes: usize,
         request: &(dyn Fn() -> Request + Send + Sync),
-    ) -> Result<Answer, ServerError> {
-        let share = bytes.div_ceil(SMALL_BYTES).clamp(1, SMALL_IN_ONE);
+        read: ReadReply<'_, T>,
+    ) -> Result<Answer<T>, ServerError> {
         // The gate is never closed.
-        let _turn = self.gate.acquire_many(u32::try_from(share).unwrap_or(1)).await;
+        let _turn = self.gate.acquire_many(places(bytes)).await;
         if let Some(throttle) = &self.throttle {
             throttle.pass(bytes).await;
         }
-        self.call(request).await
+        self.call(request, read).await
     }
 
-    /// Calls until there is an answer: lost connections are made again, and a server that
-    /// asks for patience gets it. Cancel-safe.
-    pub(super) async fn call(
+    /// Calls until there is an answer that makes sense: lost connections are made again, and a server
+    /// that asks for patience gets it. Cancel-safe.
+    pub(super) async fn call<T>(
         &self,
         request: &(dyn Fn() -> Request + Send + Sync),
-    ) -> Result<Answer, ServerError> {
+        read: ReadReply<'_, T>,
+    ) -> Result<Answer<T>, ServerError> {
         let _outstanding = self.status.begin();
         let mut backoff = Backoff::default();
         let (mut repeated, mut malformed) = (false, 0);
         let (mut delayed_since, mut lost_since) = (None, None);
         loop {
             let (outcome, sent) = self.patiently(self.attempt(request())).await?;
-            let last = match outcome {
-                Ok((reply, connection)) if !is_delayed(&reply) => {
-                    self.status.served();
-                    return Ok(Answer { reply, connection, repeated });
-                }
-                Ok(_) => {
+            let understood = outcome.and_then(|(reply, connection)| Ok((read(&reply)?, connection)));
+            let last = match understood {
+                Ok((Err(nfsstat3::NFS3ERR_JUKEBOX), _)) => {
                     self.status.put_off();
                     self.check_delay(&mut delayed_since)?;
                     "the server asked to try again later".to_owned()
+                }
+                Ok((result, connection)) => {
+                    self.status.served();
+                    return Ok(Answer { result, connection, repeated });
                 }
                 Err(CallError::Refused(refusal)) => return Err(refusal.into()),
                 Err(CallError::Malformed(problem)) => {
@@ -225,6 +251,22 @@ impl Server {
         }
     }
 
+    /// Runs `cleaning` while it gets on, but not for long, whatever the URL allows: `None` if it did not
+    /// come to its end.
+    pub(super) async fn briefly<F: Future>(&self, cleaning: F) -> Option<F::Output> {
+        let begin = now();
+        let too_long = async {
+            while begin.elapsed() < CLEANING_LIMIT && self.status.silence_since(begin) < CLEANING_SILENCE {
+                sleep(CLEANING_LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            output = cleaning => Some(output),
+            () = too_long => None,
+        }
+    }
+
     /// Notes that the server asked to try again later; an error once `soft` allows no more.
     pub(super) fn check_delay(&self, since: &mut Option<Instant>) -> Result<(), ServerError> {
         match self.too_long_since(since) {
@@ -241,14 +283,23 @@ impl Server {
         }
     }
 
-    /// How long it has been since the first time, if `soft` does not allow that.
+    /// How long it has been since the first time, if `soft` does not allow that. Then the server is
+    /// given up for the calls that follow, too.
     fn too_long_since(&self, since: &mut Option<Instant>) -> Option<Duration> {
         let elapsed = since.get_or_insert_with(now).elapsed();
         match self.retry {
-            Retry::Soft(limit) if elapsed > limit => Some(elapsed),
+            Retry::Soft(limit) if elapsed > self.status.limit(limit) => {
+                self.status.give_up();
+                Some(elapsed)
+            }
             _ => None,
         }
     }
+}
+
+/// Places that a transfer of `bytes` takes.
+pub(super) fn places(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(SMALL_BYTES).clamp(1, SMALL_IN_ONE)).unwrap_or(1)
 }
 
 /// Counts a call on its lane.
@@ -257,15 +308,6 @@ struct OneMore<'a>(&'a AtomicUsize);
 impl Drop for OneMore<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn is_delayed(reply: &Reply) -> bool {
-    match reply {
-        Reply::Results(results) => {
-            matches!(Cursor::new(results).status(), Ok(nfsstat3::NFS3ERR_JUKEBOX))
-        }
-        Reply::Read { .. } => false,
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Status {
     busy_since_ms: AtomicU64,
     /// Since when every answer is "try again later", in milliseconds after `origin`; 0 for not.
     put_off_since_ms: AtomicU64,
-    /// A call was given up, and nothing was answered since.
+    /// A call was given up, and none was served since.
     given_up: AtomicBool,
     /// Why the last connection was lost, while none has answered since.
     trouble: Mutex<Option<String>>,
@@ -53,9 +53,8 @@ impl Status {
         self.moved_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
-    /// A reply came: whatever was wrong is over.
+    /// A reply came: whatever was wrong with the connections is over.
     pub(super) fn answered(&self) {
-        self.given_up.store(false, Ordering::Relaxed);
         if let Some(trouble) = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tracing::info!(server = self.server, was = trouble, "the NFS server answers again");
         }
@@ -69,6 +68,7 @@ impl Status {
 
     /// The server did what a call asked for, or said why not.
     pub(super) fn served(&self) {
+        self.given_up.store(false, Ordering::Relaxed);
         self.put_off_since_ms.store(0, Ordering::Relaxed);
     }
 
@@ -106,16 +106,26 @@ impl Status {
         Duration::from_millis(self.now_ms().saturating_sub(since_ms))
     }
 
-    /// A call was given up for silence.
+    /// How long nothing has moved since then.
+    pub(super) fn silence_since(&self, since: Instant) -> Duration {
+        let moved = self.origin + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        moved.max(since).elapsed()
+    }
+
+    /// A call was given up.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// How much silence a caller that allows `limit` has to bear: not much again after a call
-    /// was given up, or cleaning up would double the time.
+    /// What a caller that allows `limit` has to bear: not as much again after a call was given up,
+    /// or what follows would double the time.
+    pub(super) fn limit(&self, limit: Duration) -> Duration {
+        if self.given_up.load(Ordering::Relaxed) { limit.min(SECOND_LIMIT) } else { limit }
+    }
+
+    /// How much more silence that is.
     pub(super) fn patience_left(&self, limit: Duration) -> Duration {
-        let limit = if self.given_up.load(Ordering::Relaxed) { limit.min(SECOND_LIMIT) } else { limit };
-        limit.saturating_sub(self.silence())
+        self.limit(limit).saturating_sub(self.silence())
     }
 
     /// See [`Storage::waiting`](comio_core::storage::Storage::waiting).
@@ -149,15 +159,28 @@ impl Status {
 pub(super) struct Moves {
     pub(super) status: Arc<Status>,
     moved_ms: AtomicU64,
+    /// Something has come over it.
+    heard: AtomicBool,
 }
 
 impl Moves {
     pub(super) fn new(status: Arc<Status>) -> Self {
-        Self { moved_ms: AtomicU64::new(status.now_ms()), status }
+        Self { moved_ms: AtomicU64::new(status.now_ms()), heard: AtomicBool::new(false), status }
     }
 
-    /// Bytes went over the connection.
-    pub(super) fn moved(&self) {
+    /// Bytes went to the server. Over a connection from which nothing has come yet that says
+    /// nothing of the server: the system takes and acknowledges bytes for a program that hangs,
+    /// anew with every connection.
+    pub(super) fn sent(&self) {
+        self.moved_ms.store(self.status.now_ms(), Ordering::Relaxed);
+        if self.heard.load(Ordering::Relaxed) {
+            self.status.moved();
+        }
+    }
+
+    /// Bytes came from the server.
+    pub(super) fn received(&self) {
+        self.heard.store(true, Ordering::Relaxed);
         self.moved_ms.store(self.status.now_ms(), Ordering::Relaxed);
         self.status.moved();
     }

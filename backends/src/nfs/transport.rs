@@ -33,8 +33,10 @@ pub(super) struct Peer {
 impl Peer {
     /// The same host and another port.
     pub(super) fn at_port(&self, port: u16) -> Self {
-        let addresses = self.addresses.iter().map(|address| SocketAddr::new(address.ip(), port)).collect();
-        Self { addresses, privileged_port: self.privileged_port }
+        let mut peer = self.clone();
+        // The rest of an address stays: a link-local one is nothing without its interface.
+        peer.addresses.iter_mut().for_each(|address| address.set_port(port));
+        peer
     }
 
     /// Connects to the first address that answers.
@@ -142,5 +144,18 @@ impl AsyncRead for CrateIo {
 impl AsyncWrite for CrateIo {
     async fn async_write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0.write(buf).await
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_local_address_keeps_its_interface() {
+        let addresses = resolve("fe80::1%lo").await.unwrap();
+        let peer = Peer { addresses, privileged_port: false }.at_port(7);
+        let SocketAddr::V6(address) = peer.addresses[0] else { panic!("{peer:?}") };
+        assert_eq!((address.scope_id(), address.port()), (1, 7));
     }
 }

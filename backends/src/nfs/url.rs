@@ -82,8 +82,18 @@ pub(super) const TRANSFER_BYTES_MAX: u32 = 16 << 20;
 const SOFT_DEFAULT: Duration = Duration::from_secs(60);
 
 /// libnfs options about things that this client does not have: harmless, so not refused.
-const IGNORED: [&str; 7] =
-    ["autoreconnect", "auto-traverse-mounts", "debug", "dircache", "pagecache", "readahead", "retrans"];
+const IGNORED: [&str; 10] = [
+    "autoreconnect",
+    "auto-traverse-mounts",
+    "debug",
+    "dircache",
+    "if",
+    "pagecache",
+    "readahead",
+    "readdir-buffer",
+    "retrans",
+    "tcp-syncnt",
+];
 
 impl NfsUrl {
     /// Reads a URL that names a directory or an image.
@@ -129,7 +139,7 @@ impl fmt::Display for NfsUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let colon = self.host.contains(':');
         let (open, close) = if colon { ("[", "]") } else { ("", "") };
-        write!(f, "nfs://{open}{}{close}", self.host)?;
+        write!(f, "nfs://{open}{}{close}", self.host.replace('%', "%25"))?;
         if let Some(port) = self.options.nfs_port {
             write!(f, ":{port}")?;
         }
@@ -155,7 +165,8 @@ fn split_authority(authority: &str) -> Result<(String, Option<u16>), String> {
         return Err("the host is missing".to_owned());
     }
     let port = port.map(|port| number("the port", Some(port))).transpose()?;
-    Ok((host.to_owned(), port))
+    // An IPv6 address on a link names its interface after a percent sign, which is written %25.
+    Ok((percent_decode(host)?, port))
 }
 
 fn split_path(path: &str) -> Result<Vec<String>, String> {
@@ -190,7 +201,7 @@ fn percent_decode(text: &str) -> Result<String, String> {
         bytes.push(decoded.ok_or("% must be followed by two hexadecimal digits; a % itself is %25")?);
         rest = &after[2..];
     }
-    String::from_utf8(bytes).map_err(|_| "the path is not UTF-8".to_owned())
+    String::from_utf8(bytes).map_err(|_| "host and path must be UTF-8".to_owned())
 }
 
 fn number<T: std::str::FromStr>(what: &str, value: Option<&str>) -> Result<T, String> {
@@ -305,6 +316,10 @@ mod test {
         assert_eq!(url.host, "fd00::7");
         assert_eq!(url.to_string(), "nfs://[fd00::7]:2049/x");
         assert_eq!(parse("nfs://[::1]/x").options.nfs_port, None);
+        let on_link = parse("nfs://[fe80::1%25eth0]/x");
+        assert_eq!(on_link.host, "fe80::1%eth0");
+        assert_eq!(on_link.to_string(), "nfs://[fe80::1%25eth0]/x");
+        refused("nfs://[fe80::1%eth0]/x");
         refused("nfs://[::1/x");
         refused("nfs://[::1]2049/x");
     }
@@ -313,7 +328,8 @@ mod test {
     fn options_of_libnfs_and_of_mount_are_understood() {
         let url = parse(
             "nfs://h/x?uid=0&gid=5&nfsport=1&mountport=2&nconnect=4&wsize=65536&rsize=4096&timeo=50\
-             &soft=9&bandwidth=40M&noresvport&version=3&sec=sys&readahead=100",
+             &soft=9&bandwidth=40M&noresvport&version=3&sec=sys&readahead=100&tcp-syncnt=3&if=eth0\
+             &readdir-buffer=8192",
         );
         let expected = NfsOptions {
             nfs_port: Some(1),

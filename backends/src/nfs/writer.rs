@@ -1,7 +1,7 @@
 //! A file being written: parallel UNSTABLE writes, COMMIT, and writing again what a server
 //! has forgotten.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -33,10 +33,14 @@ pub(super) struct NfsWriter {
     /// Parts that this image has under way or waiting at the server's gate: every image has
     /// the same number of places in that queue, so none starves another.
     window: Semaphore,
+    /// The same for what is read back.
+    reads: Semaphore,
     /// What may still be held.
     room: Arc<Semaphore>,
     room_grains: usize,
     held: Mutex<Held>,
+    /// Where the last byte that was given to write ends.
+    end: AtomicU64,
     /// A part was taken by the server, so that there is something to commit, or room was freed.
     changed: Arc<Notify>,
     /// One COMMIT at a time.
@@ -57,6 +61,7 @@ impl NfsWriter {
         let room_grains = (options.held_bytes_max / GRAIN).clamp(1, u32::MAX as usize >> 1);
         Self {
             window: Semaphore::new(directory.server.transfers_max()),
+            reads: directory.server.read_window(),
             directory,
             file,
             name: name.to_owned(),
@@ -65,6 +70,7 @@ impl NfsWriter {
             room: Arc::new(Semaphore::new(room_grains)),
             room_grains,
             held: Mutex::default(),
+            end: AtomicU64::new(0),
             changed: Arc::new(Notify::new()),
             committing: AsyncMutex::new(()),
             failed: AtomicBool::new(false),
@@ -106,7 +112,7 @@ impl NfsWriter {
             let _place = self.window.acquire().await;
             let written = match self.directory.server.write(&self.file, offset, &piece).await {
                 Ok(written) => written,
-                Err(trouble) => return Err(self.write_error(trouble, offset + part.len() as u64).await),
+                Err(trouble) => return Err(self.error(trouble, "write").await),
             };
             if !written.stable {
                 let part = piece.piece(0, written.len);
@@ -128,8 +134,10 @@ impl NfsWriter {
         try_join_all(writes).await.map(drop)
     }
 
-    async fn write_error(&self, trouble: Trouble, needed_bytes: u64) -> StorageError {
-        self.directory.with_free_space(self.directory.error(trouble, "write", &self.name), needed_bytes).await
+    /// The error; one about space with how much is needed.
+    async fn error(&self, trouble: Trouble, action: &'static str) -> StorageError {
+        let error = self.directory.error(trouble, action, &self.name);
+        self.directory.with_free_space(error, self.end.load(Ordering::Relaxed)).await
     }
 
     /// Makes durable what is held now.
@@ -196,11 +204,7 @@ impl NfsWriter {
             None => Ok((forgotten, later)),
             Some(trouble) => {
                 self.failed.store(true, Ordering::Relaxed);
-                let held_bytes = self.held().bytes() as u64;
-                Err(self
-                    .directory
-                    .with_free_space(self.directory.error(trouble, "commit", &self.name), held_bytes)
-                    .await)
+                Err(self.error(trouble, "commit").await)
             }
         }
     }
@@ -235,6 +239,7 @@ impl ObjectWriter for NfsWriter {
         let buffer = data.into_bytes()?;
         // It will be held for a while: not with much unused memory.
         let buffer = if buffer.len() < buffer.capacity() / 4 * 3 { buffer.shrink() } else { buffer };
+        self.end.fetch_max(offset + buffer.len() as u64, Ordering::Relaxed);
         let part = self.admit(buffer).await?;
         self.write_parts(offset, &part).await?;
         drop(part);
@@ -251,7 +256,7 @@ impl ObjectWriter for NfsWriter {
     }
 
     async fn read_at(&self, offset: u64, len: usize, buffer: Buffer) -> Result<Payload, StorageError> {
-        read_file(&self.directory, &self.file, &self.name, offset, len, buffer).await
+        read_file(&self.directory, &self.reads, &self.file, &self.name, offset, len, buffer).await
     }
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
@@ -259,16 +264,12 @@ impl ObjectWriter for NfsWriter {
         if published.is_err() {
             // The writer is gone with this call: nobody else would clean up. What could not be
             // removed is a leftover.
-            let _ = self.directory.remove(&self.temporary).await;
+            let _ = self.directory.clean_up(&self.temporary).await;
         }
         published
     }
 
     async fn abandon(self: Box<Self>) -> Result<(), StorageError> {
-        match self.directory.remove(&self.temporary).await {
-            // Somebody else cleaned up already.
-            Err(error) if error.kind == StorageErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        self.directory.clean_up(&self.temporary).await
     }
 }

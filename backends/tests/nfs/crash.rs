@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use comio_backends::embedded::EmbeddedServer;
 use comio_backends::local::LocalStorage;
-use comio_backends::nfs::{NfsStorage, NfsUrl};
 use comio_core::compute::Inline;
 use comio_core::storage::{Storage, StorageErrorKind};
 use comio_core::testing::{Fault, FaultyStorage, MemoryStorage};
@@ -29,7 +27,7 @@ const FAULTS: [Fault; 5] = [
 
 /// Runs the save with every fault at every call; `after_death` is what a crash does to the
 /// storage itself.
-async fn try_every_point<S: Storage + Clone>(storage: &S, after_death: impl Fn()) {
+async fn try_every_point<S: Storage + Clone>(storage: &S, after_death: impl AsyncFn()) {
     for fault in FAULTS {
         for replace in [false, true] {
             let mut at_call = 1;
@@ -48,7 +46,7 @@ async fn fails_safely<S: Storage + Clone>(
     at_call: u64,
     fault: Fault,
     replace: bool,
-    after_death: &impl Fn(),
+    after_death: &impl AsyncFn(),
 ) -> bool {
     if replace {
         save(storage, "guest", OLD, false).await.expect("the older image");
@@ -57,7 +55,7 @@ async fn fails_safely<S: Storage + Clone>(
     let outcome = save(&faulty, "guest", NEW, replace).await;
     let context = || format!("{fault:?} at call {at_call} of {:?}, replace {replace}", faulty.calls());
     if matches!(fault, Fault::Die | Fault::DieAfter) && faulty.was_met() {
-        after_death();
+        after_death().await;
     }
     assert_eq!(outcome.is_err(), faulty.was_met(), "{}", context());
     let listed: Vec<_> = storage.list().await.expect("list").into_iter().map(|info| info.name).collect();
@@ -87,14 +85,14 @@ async fn fails_safely<S: Storage + Clone>(
 async fn memory_survives_a_fault_at_every_point() {
     let storage = MemoryStorage::new();
     let power_cut = storage.clone();
-    try_every_point(&storage, || power_cut.lose_unsynced()).await;
+    try_every_point(&storage, async || power_cut.lose_unsynced()).await;
 }
 
 #[tokio::test]
 async fn a_local_directory_survives_a_fault_at_every_point() {
     let directory = scratch();
     let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
-    try_every_point(&storage, || {}).await;
+    try_every_point(&storage, async || {}).await;
 }
 
 /// The same below the client: every single call of NFS fails, has its answer lost, or is when the
@@ -131,7 +129,8 @@ async fn call_fails_safely(nth: u64, fault: wire::Fault, replace: bool) -> bool 
         Ok(storage) => save(&storage, "guest", NEW, replace).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
-    let met = server.plan.met()[0] > 0;
+    let met_at = server.plan.met_at();
+    let met = !met_at.is_empty();
     drop(server);
     let context = || format!("{fault:?} at call {nth}, replace {replace}: {saved:?}");
     assert!(met || saved.is_ok(), "{}", context());
@@ -143,13 +142,64 @@ async fn call_fails_safely(nth: u64, fault: wire::Fault, replace: bool) -> bool 
         (0, Err(_)) if !replace => {}
         (count, _) => panic!("{count} images: {}", context()),
     }
+    // Only a name that may not be removed stays.
+    let may_leave = met_at == [wire::Operation::Remove] && matches!(fault, wire::Fault::Status(_));
+    let leftovers = storage.leftovers().await.expect("leftovers");
+    assert!(leftovers.is_empty() || may_leave, "{leftovers:?}: {}", context());
     met
 }
 
 #[tokio::test]
 async fn nfs_survives_a_fault_at_every_point() {
     let directory = scratch();
-    let server = EmbeddedServer::start(directory.path(), 1).unwrap();
-    let storage = NfsStorage::connect(&NfsUrl::parse(&server.url()).unwrap()).await.unwrap();
-    try_every_point(&storage, || {}).await;
+    let server = MisbehavingServer::start(directory.path(), Vec::new()).await;
+    let storage = server.connect("").await.unwrap();
+    // Client and server are the same machine, and its power fails.
+    try_every_point(&storage, async || server.forget().await).await;
+}
+
+/// The client dies at every call of the protocol: no later one reaches the server.
+#[tokio::test]
+async fn nfs_survives_the_clients_death_at_every_call_of_the_protocol() {
+    for replace in [false, true] {
+        let mut nth = 1;
+        while dies_safely(nth, replace).await {
+            nth += 1;
+        }
+        assert!(nth > 10, "only {nth} calls were tried");
+    }
+}
+
+/// One run; whether the client died at all.
+async fn dies_safely(nth: u64, replace: bool) -> bool {
+    let directory = scratch();
+    let storage = LocalStorage::open(directory.path(), Arc::new(Inline)).unwrap();
+    if replace {
+        save(&storage, "guest", OLD, false).await.expect("the older image");
+    }
+    let rule = wire::Rule::new(wire::Operation::Any, wire::When::Nth(nth), wire::Fault::ClientDead);
+    let server = MisbehavingServer::start(directory.path(), vec![rule]).await;
+    let saving = async {
+        let client = server.connect("").await.expect("nothing else is wrong");
+        save(&client, "guest", NEW, replace).await.expect("nothing else is wrong");
+    };
+    // Who has died cleans nothing up.
+    let died = tokio::select! {
+        () = saving => false,
+        () = server.held() => true,
+    };
+    server.forget().await;
+    let listed = storage.list().await.expect("list").len();
+    match (listed, replace) {
+        (0, false) => assert!(died),
+        (1, _) => {
+            let found = restore(&storage, "guest").await;
+            assert!(found == NEW || (replace && died && found == OLD), "{found:?} at call {nth}");
+        }
+        _ => panic!("{listed} images at call {nth}, replace {replace}"),
+    }
+    // The file itself, and the claim to its name.
+    let leftovers = storage.leftovers().await.expect("leftovers");
+    assert!(leftovers.len() <= if died { 2 } else { 0 }, "{leftovers:?} at call {nth}");
+    died
 }

@@ -86,6 +86,11 @@ impl Lab {
         self.0.server_address(0).to_string()
     }
 
+    /// An IPv6 address of the server.
+    pub(crate) fn host_v6(&self) -> String {
+        self.0.add_ipv6().unwrap().to_string()
+    }
+
     /// Where one of the server's services is.
     pub(crate) fn service(&self, port: u16) -> SocketAddr {
         self.0.service(0, port)

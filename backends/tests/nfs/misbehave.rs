@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use comio_backends::nfs::NfsStorage;
 use comio_core::buffer::{Buffer, Payload};
-use comio_core::engine::EngineError;
-use comio_core::storage::{CreateOptions, Storage, StorageError, StorageErrorKind};
+use comio_core::engine::{EngineError, Phase, Progress};
+use comio_core::storage::{CreateOptions, Storage, StorageError, StorageErrorKind, temporary_name};
 use comio_core::testing::conformance;
 use futures::FutureExt;
 use nfs3_types::nfs3::nfsstat3;
 
-use crate::guest::{Guest, restore, save};
+use crate::guest::{Guest, restore, save, save_seen};
 use crate::misbehaving::{Fault, MisbehavingServer, Operation, Rule, When};
 use crate::scratch;
 
@@ -43,7 +43,7 @@ async fn save_and_restore(rules: &[Rule]) {
 }
 
 /// The same; gives how often each rule was met.
-async fn save_and_restore_with(rules: &[Rule]) -> Vec<u64> {
+async fn save_and_restore_with(rules: &[Rule]) -> Vec<usize> {
     let directory = scratch();
     let server = start(directory.path(), rules).await;
     let storage = server.connect(SMALL).await.unwrap_or_else(|error| panic!("{rules:?}: {error}"));
@@ -73,6 +73,8 @@ async fn broken_connections_and_records_are_survived_at_every_operation() {
             Fault::Fragments,
             Fault::Transaction(0x7777_7777),
             Fault::Truncated,
+            Fault::Longer,
+            Fault::Cut,
             Fault::Huge,
             Fault::Restart,
             Fault::RestartSameVerifier,
@@ -181,7 +183,9 @@ async fn fail(at: Operation, when: When, fault: Fault, options: &str) -> Storage
 
 #[tokio::test]
 async fn what_the_server_refuses_is_told_by_meaning() {
-    for at in [Operation::Create, Operation::Write, Operation::Commit, Operation::Rename] {
+    for at in
+        [Operation::Create, Operation::SetAttributes, Operation::Write, Operation::Commit, Operation::Rename]
+    {
         for (status, kind, word) in [
             (nfsstat3::NFS3ERR_NOSPC, StorageErrorKind::NoSpace, "full"),
             (nfsstat3::NFS3ERR_DQUOT, StorageErrorKind::NoSpace, "quota"),
@@ -193,6 +197,7 @@ async fn what_the_server_refuses_is_told_by_meaning() {
             let error = fail(at, When::Nth(1), Fault::Status(status), "").await;
             assert_eq!(error.kind, kind, "{at:?}: {error}");
             assert!(error.to_string().contains(word), "{at:?}: {error}");
+            assert!(!error.to_string().contains("comio-part"), "{at:?}: {error}");
         }
     }
 }
@@ -222,7 +227,7 @@ async fn after_a_failed_commit_nothing_is_trusted() {
 
 #[tokio::test]
 async fn a_server_that_never_speaks_sense_is_given_up() {
-    for fault in [Fault::Huge, Fault::Truncated, Fault::MoreData] {
+    for fault in [Fault::Huge, Fault::Cut, Fault::Truncated, Fault::MoreData] {
         let at = if fault == Fault::MoreData { Operation::Read } else { Operation::Write };
         // A truncated record is a lost connection, which only `soft` gives up.
         let soft = if fault == Fault::Truncated { "&soft=1" } else { "" };
@@ -253,6 +258,121 @@ async fn soft_gives_up_a_silent_server_in_time() {
         // The save's own second, and one to find that nothing can be removed either.
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
+}
+
+/// Every call that is made again over a new connection sends its bytes again: they say nothing of the
+/// server.
+#[tokio::test]
+async fn soft_gives_up_a_frozen_server_in_time_however_often_it_is_asked() {
+    let directory = scratch();
+    let frozen = Rule::new(Operation::Any, When::From(20), Fault::Silence);
+    let server = start(directory.path(), &[frozen]).await;
+    let storage = server.connect(&format!("{SMALL}&soft=2")).await.unwrap();
+    let begin = Instant::now();
+    let Err(EngineError::Storage(error)) = save(&storage, "guest", GUEST, false).await else { panic!() };
+    assert_eq!(error.kind, StorageErrorKind::Unreachable, "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}: {error}", begin.elapsed());
+}
+
+/// Whatever call the server does not answer, and although `hard` waits for it.
+#[tokio::test]
+async fn a_save_that_is_stopped_does_not_wait_for_the_server() {
+    let mut from = 1;
+    loop {
+        let directory = scratch();
+        let server = start(directory.path(), &[]).await;
+        // The server connects well, then one call after the other finds it frozen.
+        let storage = server.connect("").await.unwrap();
+        let frozen = Rule::new(Operation::Any, When::From(from), Fault::Silence);
+        server.plan.add(frozen);
+        let progress = Progress::default();
+        let stopping = async {
+            while server.plan.met().last() == Some(&0) {
+                pause().await;
+            }
+            progress.stop();
+            Instant::now()
+        };
+        let saving = save_seen(&storage, "guest", OLD, false, &progress).boxed();
+        let (saved, stopped) = match futures::future::select(saving, stopping.boxed()).await {
+            // Nothing was left for the server not to answer.
+            futures::future::Either::Left((saved, _)) => {
+                saved.unwrap();
+                break;
+            }
+            futures::future::Either::Right((stopped, saving)) if progress.phase() == Phase::Publishing => {
+                // From here on it cannot be stopped: the image may be visible already.
+                drop((saving, stopped));
+                break;
+            }
+            futures::future::Either::Right((stopped, saving)) => (saving.await, stopped),
+        };
+        assert!(matches!(saved, Err(EngineError::Stopped)), "from call {from}: {saved:?}");
+        assert!(stopped.elapsed() < Duration::from_secs(1), "from call {from}: {:?}", stopped.elapsed());
+        from += 1;
+    }
+    assert!(from > 6, "only {from} calls were tried");
+}
+
+/// Lets the other futures of a test go on.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test]
+async fn an_image_whose_renaming_has_no_answer_is_in_doubt() {
+    let directory = scratch();
+    let rule = Rule::new(Operation::Rename, When::Always, Fault::LoseReply);
+    let server = start(directory.path(), &[rule]).await;
+    let storage = server.connect("&soft=1").await.unwrap();
+    let Err(EngineError::Storage(error)) = save(&storage, "guest", GUEST, true).await else { panic!() };
+    assert_eq!(error.kind, StorageErrorKind::InDoubt, "{error}");
+    assert!(error.to_string().contains("comio ls"), "{error}");
+    // In truth it was published.
+    assert_eq!(restore(&storage, "guest").await, GUEST);
+}
+
+/// As knfsd on a file system without hard links.
+#[tokio::test]
+async fn a_server_that_permits_no_links_gives_names_all_the_same() {
+    let directory = scratch();
+    let rule = Rule::new(Operation::Link, When::Always, Fault::Answer(nfsstat3::NFS3ERR_PERM));
+    let server = start(directory.path(), &[rule]).await;
+    let storage = server.connect("").await.unwrap();
+    save(&storage, "guest", GUEST, false).await.unwrap();
+    assert_eq!(restore(&storage, "guest").await, GUEST);
+    assert_eq!(storage.leftovers().await.unwrap(), []);
+    assert!(server.plan.met()[0] > 0);
+}
+
+#[tokio::test]
+async fn who_removes_a_file_being_written_is_told_of_at_its_end() {
+    let directory = scratch();
+    let server = start(directory.path(), &[]).await;
+    let storage = server.connect("").await.unwrap();
+    for (unique, replace) in [(1, false), (2, true)] {
+        let writer = storage.create("a", CreateOptions { replace, ..options(unique) }).await.unwrap();
+        storage.remove(&temporary_name("a", unique)).await.unwrap();
+        let error = writer.publish().await.unwrap_err();
+        assert_eq!(error.kind, StorageErrorKind::Stale, "{error}");
+        assert!(error.to_string().contains("somebody has removed"), "{error}");
+    }
+    assert_eq!(storage.leftovers().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_full_disk_at_commit_is_told_with_all_that_was_written() {
+    let directory = scratch();
+    let full = Rule::new(Operation::Commit, When::Nth(2), Fault::Status(nfsstat3::NFS3ERR_NOSPC));
+    let server = start(directory.path(), &[full]).await;
+    let storage = server.connect("&nconnect=1").await.unwrap();
+    let writer = storage.create("a", options(1)).await.unwrap();
+    writer.write_at(0, payload(1, 1 << 20)).await.unwrap();
+    writer.sync().await.unwrap();
+    writer.write_at(1 << 20, payload(2, 4096)).await.unwrap();
+    let error = writer.sync().await.unwrap_err();
+    assert!(error.to_string().contains("needs at least 1052672 bytes"), "{error}");
+    writer.abandon().await.unwrap();
 }
 
 #[tokio::test]
@@ -344,6 +464,23 @@ async fn images_that_share_a_server_get_equal_shares() {
     }
     first.abandon().await.unwrap();
     second.abandon().await.unwrap();
+}
+
+#[tokio::test]
+async fn images_that_are_read_get_equal_shares_too() {
+    let directory = scratch();
+    for (name, len) in [("first", 4 << 20), ("second", 1 << 20)] {
+        std::fs::write(directory.path().join(name), vec![7; len]).unwrap();
+    }
+    let server = start(directory.path(), &[]).await;
+    let storage = server.connect("&rsize=65536&nconnect=1&bandwidth=8M").await.unwrap();
+    let (first, second) = (storage.open("first").await.unwrap(), storage.open("second").await.unwrap());
+    let large = first.read_at(0, 4 << 20, Buffer::unpooled(vec![0; 4 << 20]));
+    let small = second.read_at(0, 1 << 20, Buffer::unpooled(vec![0; 1 << 20]));
+    match futures::future::select(large, small).await {
+        futures::future::Either::Left(_) => panic!("the small image waited for the large one"),
+        futures::future::Either::Right((small, _)) => assert_eq!(small.unwrap().len(), 1 << 20),
+    }
 }
 
 #[tokio::test]

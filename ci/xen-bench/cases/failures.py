@@ -131,7 +131,7 @@ def after_kill(bench: Bench, guest: Guest, before: Status, url: str, status: int
         refused = bench.comio("restore", url, check=False)
         expect(refused.returncode != 0, "the image of a running guest was restored")
         outcome += ", image complete"
-    bench.comio("clean", bench.storage.url(""))
+    bench.comio("clean", "--all", bench.storage.url(""))
     expect(bench.parts() == [], f"comio clean left {bench.parts()}")
     bench.storage.empty()
     return outcome

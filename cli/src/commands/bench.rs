@@ -73,7 +73,7 @@ async fn read(input: &str, args: &BenchCodec, session: &Session) -> anyhow::Resu
         return Ok(sampler.finish());
     }
     let location = session.image(input).await?;
-    let image = ancestors::open(&location, &args.ancestors.ancestors, &session.pool).await?;
+    let image = ancestors::open(&location, &args.ancestors.ancestors, session).await?;
     let mut pages = Pages(sampler);
     session.run("reading", engine::restore(&session.engine, &image, &mut pages, &session.progress)).await?;
     Ok(pages.0.finish())

@@ -22,12 +22,14 @@ pub(super) async fn run(args: Cp) -> anyhow::Result<Exit> {
     let source = from.storage.open(&from.name).await.map_err(EngineError::from)?;
     let uuid = uuid_of(&from).await?;
     let options = save_options(!args.no_clobber);
-    copy_mark(&from, &to, uuid).await?;
-    let copying =
-        engine::copy(&session.engine, &*source, &*to.storage, &to.name, &options, &session.progress);
+    let copying = async {
+        copy_mark(&from, &to, uuid).await?;
+        let (storage, progress) = (&*to.storage, &session.progress);
+        engine::copy(&session.engine, &*source, storage, &to.name, &options, progress).await?;
+        // Somebody may have restored it meanwhile.
+        copy_mark(&from, &to, uuid).await
+    };
     session.run("copying", copying).await?;
-    // Somebody may have restored it meanwhile.
-    copy_mark(&from, &to, uuid).await?;
     Ok(Exit::Done)
 }
 
@@ -41,12 +43,12 @@ async fn uuid_of(from: &Location) -> Result<Option<ImageUuid>, EngineError> {
 }
 
 /// A copy of an image that must not be restored is another; one that is marked already stays so.
-async fn copy_mark(from: &Location, to: &Location, uuid: Option<ImageUuid>) -> anyhow::Result<()> {
+async fn copy_mark(from: &Location, to: &Location, uuid: Option<ImageUuid>) -> Result<(), EngineError> {
     let Some(uuid) = uuid else { return Ok(()) };
     let Some(mark) = engine::consumed(&*from.storage, &uuid).await? else { return Ok(()) };
     let (unique, _) = uuid::Uuid::new_v4().as_u64_pair();
     match engine::consume(&*to.storage, &to.name, &mark, false, unique).await {
         Err(EngineError::AlreadyConsumed(..)) => Ok(()),
-        marked => Ok(marked?),
+        marked => marked,
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn run(args: Extract) -> anyhow::Result<Exit> {
     };
     let session = Session::new(&Resources { workers: None, memory: None })?;
     let from = session.image(&args.image).await?;
-    let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
+    let image = ancestors::open(&from, &args.ancestors.ancestors, &session).await?;
     let mut out = args.output.as_deref().map_or_else(|| Ok(Output::stdout()), Output::create)?;
     let mut lost = Lost::default();
     let extracting = engine::extract(&image, pfns, |page| {

@@ -14,7 +14,7 @@ use comio_core::segment::EcbcCoder;
 pub(super) async fn run(args: Flatten) -> anyhow::Result<Exit> {
     let session = Session::with_coder(&args.resources, EcbcCoder::new(args.level, Placement::Hybrid))?;
     let from = session.image(&args.image).await?;
-    let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
+    let image = ancestors::open(&from, &args.ancestors.ancestors, &session).await?;
     let to = session.image(&args.output).await?;
     ancestors::refuse_to_replace_needed(&to).await?;
     let options = save_options(!args.no_clobber);

@@ -154,7 +154,7 @@ pub(super) async fn foundation(
     let parent = match &args.parent {
         None => None,
         Some(parent) => {
-            let opened = ancestors::relative(parent, image, &args.ancestors.ancestors, &session.pool).await;
+            let opened = ancestors::relative(parent, image, &args.ancestors.ancestors, session).await;
             let opened = opened.and_then(usable).inspect(|relative| warn_of_units(parent, relative));
             unusable.told(&format!("parent {parent}"), opened)
         }
@@ -193,7 +193,7 @@ async fn open_template(
     image: &Location,
     session: &Session,
 ) -> anyhow::Result<(Relative, KnownPages)> {
-    let relative = ancestors::relative(template, image, &args.ancestors.ancestors, &session.pool).await?;
+    let relative = ancestors::relative(template, image, &args.ancestors.ancestors, session).await?;
     let relative = usable(relative)?;
     let known = engine::open_template(&relative.image, args.template_memory.0).await?;
     Ok((relative, known))

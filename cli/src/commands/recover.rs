@@ -254,7 +254,7 @@ async fn complete_image(
     if !listed.iter().any(|object| object.name == location.name) {
         return Ok(None);
     }
-    let image = ancestors::open(&location, directories, &session.pool).await?;
+    let image = ancestors::open(&location, directories, session).await?;
     let ours = uuid::Uuid::from_bytes(image.superblock().uuid).to_string() == entry.image_uuid;
     Ok(ours.then_some(image))
 }

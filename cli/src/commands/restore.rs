@@ -100,7 +100,7 @@ async fn look_into(
     directories: &[String],
 ) -> anyhow::Result<(Location, Image, SavedConfig)> {
     let location = session.image(text).await?;
-    let image = ancestors::open(&location, directories, &session.pool).await?;
+    let image = ancestors::open(&location, directories, session).await?;
     image.check_complete()?;
     let saved = saved_guest(&image).await?;
     Ok((location, image, saved))

@@ -91,7 +91,8 @@ pub(super) async fn save(
         start_paused: false,
     };
     let toolstack = Toolstack::new(Xl::new(xen.xl.clone()), open_journal(&xen.state_dir)?, plan);
-    let ran_on = (operation != Operation::Save).then(|| marks::mark(options.uuid, ConsumedBy::RanOn));
+    let goes_on = marks::mark(options.uuid, ConsumedBy::RanOn);
+    let ran_on = (operation != Operation::Save).then_some(&goes_on);
     let started = now();
     let saving = Box::pin(engine::save_guest_upon(
         &session.engine,
@@ -101,9 +102,18 @@ pub(super) async fn save(
         &*target.storage,
         &target.name,
         options,
-        ran_on.as_ref(),
+        ran_on,
         &session.progress,
     ));
+    let saving = async {
+        match saving.await {
+            Ok(report) => Ok(report),
+            Err(failure) => {
+                let (storage, name) = (&*target.storage, &target.name);
+                Err(engine::mark_in_doubt(storage, name, &goes_on, marks::unique(), failure).await)
+            }
+        }
+    };
     let report: SaveReport = session.run_with_guest("saving", &domain.name, saving).await?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(Saved {

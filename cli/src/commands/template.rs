@@ -22,7 +22,7 @@ async fn make(args: TemplateMake) -> anyhow::Result<Exit> {
     let mut images = Vec::with_capacity(args.images.len());
     for image in &args.images {
         let location = session.image(image).await?;
-        images.push(ancestors::open(&location, &args.ancestors.ancestors, &session.pool).await?);
+        images.push(ancestors::open(&location, &args.ancestors.ancestors, &session).await?);
     }
     let to = session.image(&args.output).await?;
     ancestors::refuse_to_replace_needed(&to).await?;

@@ -21,7 +21,7 @@ struct Report {
 pub(super) async fn run(args: Unpack) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
     let from = session.image(&args.image).await?;
-    let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
+    let image = ancestors::open(&from, &args.ancestors.ancestors, &session).await?;
     if !args.partial {
         image.check_complete()?;
     }

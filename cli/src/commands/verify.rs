@@ -49,7 +49,7 @@ impl From<VerifyReport> for Report {
 pub(super) async fn run(args: Verify) -> anyhow::Result<Exit> {
     let session = Session::new(&args.resources)?;
     let from = session.image(&args.image).await?;
-    let image = ancestors::open(&from, &args.ancestors.ancestors, &session.pool).await?;
+    let image = ancestors::open(&from, &args.ancestors.ancestors, &session).await?;
     let verifying = async {
         if args.deep {
             engine::verify_deep(&session.engine, &image, &session.progress).await

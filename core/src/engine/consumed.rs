@@ -179,6 +179,31 @@ async fn publish(
     writer.publish().await
 }
 
+/// To be called with the failure of a save whose guest runs on: if nobody knows whether the image is
+/// there, it is marked with `mark`, since its guest goes on. Gives the failure, with what came of that.
+pub async fn mark_in_doubt(
+    storage: &dyn Storage,
+    name: &str,
+    mark: &Consumed,
+    unique: u64,
+    failure: EngineError,
+) -> EngineError {
+    use std::fmt::Write as _;
+    match failure {
+        EngineError::Storage(mut error) if error.kind == StorageErrorKind::InDoubt => {
+            let _ = match consume(storage, name, mark, true, unique).await {
+                Ok(()) => write!(error.problem, ". If it is there, it is marked as used: its guest goes on"),
+                Err(why) => write!(
+                    error.problem,
+                    ". It could not be marked as used ({why}): if it is there, remove it, and never restore it, for its guest goes on"
+                ),
+            };
+            EngineError::Storage(error)
+        }
+        failure => failure,
+    }
+}
+
 /// Takes the mark away: the guest did not start, or the image is gone. None there is no error.
 ///
 /// # Errors
@@ -265,6 +290,30 @@ mod test {
         let error = block_on(slower.publish()).expect_err("loses");
         assert_eq!(error.kind, StorageErrorKind::AlreadyExists);
         assert_eq!(there(&storage), Some(mark(ConsumedBy::Restored)));
+    }
+
+    #[test]
+    fn an_image_that_may_be_there_is_marked_when_its_guest_goes_on() {
+        let storage = MemoryStorage::new();
+        let mark = mark(ConsumedBy::RanOn);
+        let failure =
+            |kind| EngineError::Storage(StorageError::new(kind, "publish", "guest", "no answer came"));
+        let told = |kind| block_on(mark_in_doubt(&storage, "guest", &mark, 1, failure(kind))).to_string();
+        assert!(!told(StorageErrorKind::Unreachable).contains("used"));
+        assert_eq!(there(&storage), None);
+        let words = told(StorageErrorKind::InDoubt);
+        assert!(words.contains("marked as used"), "{words}");
+        assert_eq!(there(&storage), Some(mark.clone()));
+    }
+
+    #[test]
+    fn who_cannot_mark_an_image_that_may_be_there_is_told_not_to_restore_it() {
+        let mut storage = crate::storage::MockStorage::new();
+        let failure = |kind| StorageError::new(kind, "publish", "x", "nobody answers");
+        storage.expect_create().returning(move |_, _| Err(failure(StorageErrorKind::Unreachable)));
+        let doubt = EngineError::Storage(failure(StorageErrorKind::InDoubt));
+        let told = block_on(mark_in_doubt(&storage, "guest", &mark(ConsumedBy::RanOn), 1, doubt));
+        assert!(told.to_string().contains("never restore it"), "{told}");
     }
 
     #[test]

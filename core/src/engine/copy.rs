@@ -1,16 +1,18 @@
 //! Copying an image between storages, under the same rules as a save.
 
+use std::ops::Range;
+
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::commit::{publish_or_abandon, read_back};
-use super::{Engine, EngineError, Phase, Progress, SaveOptions};
+use super::{Engine, EngineError, Phase, Progress, SaveOptions, space};
 use crate::buffer::{Buffer, Payload};
 use crate::format::footer::Footer;
 use crate::format::{BLOCK, FormatError};
 use crate::storage::{ObjectReader, ObjectWriter, Storage};
 
 /// Copies the image `source` to `storage` as `name`, its last block written last. The copy is
-/// published only after it was made durable and its end read back.
+/// published only after it was made durable, and what makes it an image was read back.
 ///
 /// # Errors
 /// When the source does not end with a footer; the storages'; the memory budget's.
@@ -25,10 +27,13 @@ pub async fn copy(
     if source.len() < BLOCK as u64 {
         return Err(FormatError::NotAnImage(format!("it has only {} bytes", source.len())).into());
     }
-    let writer = storage.create(name, engine.create_options(&options.uuid, options.replace)).await?;
+    let create = engine.create_options(&options.uuid, options.replace);
+    let writer = progress.unless_stopped(space::create(storage, name, create, source.len())).await?;
     let written = progress.unless_stopped(write(engine, source, &*writer, progress)).await;
-    publish_or_abandon(writer, written, progress).await?;
-    Ok(source.len())
+    match publish_or_abandon(writer, written, progress).await {
+        Ok(()) => Ok(source.len()),
+        Err(error) => Err(space::explain(error, storage, progress).await),
+    }
 }
 
 async fn write(
@@ -54,9 +59,30 @@ async fn write(
     writer.sync().await?;
     let block = Buffer::unpooled(vec![0; BLOCK]);
     let footer = source.read_at(footer_at, BLOCK, block).await?.into_bytes()?.to_vec();
-    Footer::parse(&footer, footer_at)?;
+    let directory_at = Footer::parse(&footer, footer_at)?.directory_offset;
     writer.write_at(footer_at, Payload::Bytes(Buffer::unpooled(footer.clone()))).await?;
     writer.sync().await?;
     progress.enter(Phase::Checking);
+    // The superblock, the directory up to the footer, and that.
+    compare(engine, source, writer, 0..BLOCK as u64).await?;
+    compare(engine, source, writer, directory_at..footer_at).await?;
     read_back(engine, writer, footer_at, &footer).await
+}
+
+/// Compares what was written with the source.
+async fn compare(
+    engine: &Engine,
+    source: &dyn ObjectReader,
+    writer: &dyn ObjectWriter,
+    range: Range<u64>,
+) -> Result<(), EngineError> {
+    let chunk = engine.encoded.slot_bytes();
+    for offset in range.clone().step_by(chunk) {
+        let len = usize::try_from(range.end - offset).map_or(chunk, |left| left.min(chunk));
+        let buffer = engine.encoded.take_slot().await?;
+        if let Payload::Bytes(expected) = source.read_at(offset, len, buffer).await? {
+            read_back(engine, writer, offset, &expected).await?;
+        }
+    }
+    Ok(())
 }

@@ -24,13 +24,16 @@ mod recover;
 mod replay;
 mod restore;
 mod save;
+mod space;
 mod template;
 mod verify;
 
 use std::fmt;
 use std::sync::Arc;
 
-pub use consumed::{Consumed, ConsumedBy, consume, consumed, is_mark, orphaned_marks, unconsume};
+pub use consumed::{
+    Consumed, ConsumedBy, consume, consumed, is_mark, mark_in_doubt, orphaned_marks, unconsume,
+};
 pub use copy::copy;
 pub use error::EngineError;
 pub use extract::{ExtractReport, LostPage, extract};

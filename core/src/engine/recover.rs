@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 use super::commit::{make_durable, publish_or_abandon};
 use super::save::{Index, build_tail};
 use super::verify::check_segment;
-use super::{Engine, EngineError, Phase, Progress};
+use super::{Engine, EngineError, Phase, Progress, space};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
 use crate::format::directory::DirectoryEntry;
@@ -53,14 +53,18 @@ pub async fn recover(
     progress: &Progress,
 ) -> Result<RecoverReport, EngineError> {
     progress.enter(Phase::Moving);
-    let found = scan(damaged).await?;
+    let found = progress.unless_stopped(scan(damaged)).await?;
     if found.parts.is_empty() {
         return Err(EngineError::Incomplete("not one whole segment was found in it".into()));
     }
     let create = engine.create_options(&found.superblock.uuid, replace);
-    let writer = storage.create(name, create).await?;
+    let needed = found.parts.iter().map(|(_, entry)| entry.len() as u64).sum();
+    let writer = progress.unless_stopped(space::create(storage, name, create, needed)).await?;
     let written = progress.unless_stopped(copy(engine, damaged, &found, &*writer, progress)).await;
-    publish_or_abandon(writer, written, progress).await
+    match publish_or_abandon(writer, written, progress).await {
+        Ok(report) => Ok(report),
+        Err(error) => Err(space::explain(error, storage, progress).await),
+    }
 }
 
 /// Segments and chunks whose header and table are whole.

@@ -8,7 +8,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit::{Tail, abandon, make_durable, publish};
-use super::{Engine, EngineError, Foundation, Image, Phase, Progress};
+use super::{Engine, EngineError, Foundation, Image, Phase, Progress, space};
 use crate::PAGE_SIZE;
 use crate::buffer::{Buffer, Payload};
 use crate::compute::{self, Work};
@@ -131,7 +131,7 @@ impl Failed {
         if let Some(writer) = self.writer {
             abandon(writer, progress).await;
         }
-        explain_no_space(self.error, storage, progress).await
+        space::explain(self.error, storage, progress).await
     }
 }
 
@@ -146,13 +146,18 @@ pub(super) async fn draft(
     progress: &Progress,
 ) -> Result<Draft, Failed> {
     let mut create = engine.create_options(&options.uuid, options.replace);
-    if let Some(foundation) = foundation {
-        refuse_to_replace_ancestor(foundation, storage, name).await?;
+    if foundation.is_some() {
         create.held_bytes_max = create.held_bytes_max.min(engine.held_upon() * MAX_SEGMENT_LEN);
     }
-    check_free_space(storage, name, reader.size_hint()).await?;
     progress.set_total(reader.size_hint().unwrap_or(0));
-    let writer = storage.create(name, create).await?;
+    let needed = least_bytes(engine, foundation, reader.size_hint().unwrap_or(0));
+    let creating = async {
+        if let Some(foundation) = foundation {
+            refuse_to_replace_ancestor(foundation, storage, name).await?;
+        }
+        space::create(storage, name, create, needed).await
+    };
+    let writer = progress.unless_stopped(creating).await?;
     let saving = Saver::new(engine, foundation, &*writer, options, progress).run(reader);
     match progress.unless_stopped(saving).await {
         Ok(report) => Ok(Draft { writer, report }),
@@ -176,47 +181,13 @@ async fn refuse_to_replace_ancestor(
     }
 }
 
-/// Refuses what cannot fit however well it compresses: even tables alone take 1/4096.
-async fn check_free_space(
-    storage: &dyn Storage,
-    name: &str,
-    guest_bytes: Option<u64>,
-) -> Result<(), EngineError> {
-    let needed = guest_bytes.unwrap_or(0) / 4096 + 4 * BLOCK as u64;
-    match storage.free_bytes().await? {
-        Some(free) if free < needed => {
-            let problem = format!(
-                "the storage is full: at least {needed} bytes are needed and {free} are free; remove images or choose another storage"
-            );
-            let target = format!("{name} in {}", storage.location());
-            Err(StorageError::new(StorageErrorKind::NoSpace, "save", target, problem).into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Adds to a "no space" error how much was needed and what is free.
-async fn explain_no_space(error: EngineError, storage: &dyn Storage, progress: &Progress) -> EngineError {
-    let EngineError::Storage(mut error) = error else { return error };
-    if error.kind == StorageErrorKind::NoSpace {
-        use std::fmt::Write as _;
-        let written = progress.stored_bytes();
-        let _ = write!(error.problem, " (the image needs more than the {written} bytes written so far");
-        if let Some(estimate) = estimate(progress) {
-            let _ = write!(error.problem, ", about {estimate} in all");
-        }
-        if let Ok(Some(free)) = storage.free_bytes().await {
-            let _ = write!(error.problem, "; {free} bytes are free now that they were removed");
-        }
-        error.problem.push(')');
-    }
-    EngineError::Storage(error)
-}
-
-fn estimate(progress: &Progress) -> Option<u64> {
-    let (done, total) = (progress.guest_bytes(), progress.guest_bytes_total());
-    let scaled = u128::from(progress.stored_bytes()) * u128::from(total);
-    scaled.checked_div(u128::from(done)).filter(|&all| all > 0).and_then(|all| u64::try_from(all).ok())
+/// What an image takes however well it compresses, and whatever it finds in its foundation.
+fn least_bytes(engine: &Engine, foundation: Option<&Foundation>, guest_bytes: u64) -> u64 {
+    let segments = match foundation {
+        None => engine.coder.stored_bytes_min(guest_bytes),
+        Some(_) => 0,
+    };
+    segments + 4 * BLOCK as u64
 }
 
 /// What a finished piece of work gives to the index.

@@ -83,6 +83,12 @@ pub trait SegmentCoder: Send + Sync {
     /// as many slots under way at once either way.
     fn slot_bytes(&self) -> SlotBytes;
 
+    /// Bytes that an image of so many guest bytes takes at least, if it rests on no other: however
+    /// well pages compress, tables alone take 1/4096.
+    fn stored_bytes_min(&self, guest_bytes: u64) -> u64 {
+        guest_bytes / 4096
+    }
+
     /// Encodes segment `number` of image `uuid` into `out`, a slot of
     /// [`slot_bytes`](Self::slot_bytes).
     fn encode(
@@ -249,6 +255,13 @@ impl fmt::Debug for EcbcCoder {
 impl SegmentCoder for EcbcCoder {
     fn slot_bytes(&self) -> SlotBytes {
         SlotBytes::REAL
+    }
+
+    fn stored_bytes_min(&self, guest_bytes: u64) -> u64 {
+        match self.method {
+            Method::Raw => guest_bytes,
+            _ => guest_bytes / 4096,
+        }
     }
 
     fn encode(

@@ -151,6 +151,7 @@ impl Storage for MemoryStorage {
         let info = |(name, bytes): (&String, &Arc<Vec<u8>>)| ObjectInfo {
             name: name.clone(),
             len: bytes.len() as u64,
+            modified_unix_s: None,
         };
         Ok(self.lock().published.iter().map(info).collect())
     }
@@ -170,6 +171,7 @@ impl Storage for MemoryStorage {
         let info = |(name, written): (&String, &Written)| ObjectInfo {
             name: name.clone(),
             len: written.live.len() as u64,
+            modified_unix_s: None,
         };
         Ok(self.lock().written.iter().map(info).collect())
     }

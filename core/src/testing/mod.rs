@@ -5,6 +5,6 @@ mod conformance;
 mod faulty;
 mod memory;
 
-pub use conformance::conformance;
+pub use conformance::{conformance, conformance_but_for_payloads};
 pub use faulty::{Fault, FaultyStorage};
 pub use memory::MemoryStorage;

@@ -1,6 +1,7 @@
 //! The NFS server: threads, cores, memory and a disk.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use comio_core::buffer::{Buffer, Payload};
@@ -57,13 +58,26 @@ struct State {
     dirty_bytes: u64,
     /// Counts restarts.
     life: u64,
+    /// Counts files.
+    created: u64,
 }
 
 #[derive(Debug, Default)]
 struct File {
+    id: u64,
+    /// What was written last at each place; none overlap.
     chunks: BTreeMap<u64, Payload>,
     len: u64,
     dirty_bytes: u64,
+}
+
+/// Why there is nothing to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The file was removed or replaced.
+    Gone,
+    /// It ends before, or part of a modelled payload was asked for.
+    End,
 }
 
 impl ModelServer {
@@ -112,9 +126,7 @@ impl ModelServer {
         if full {
             self.to_disk(len as u64).await;
         } else {
-            let mut state = self.state();
-            state.dirty_bytes += len as u64;
-            state.files.entry(file.to_owned()).or_default().dirty_bytes += len as u64;
+            self.state().soil(file, len as u64);
         }
         self.state().life
     }
@@ -148,46 +160,45 @@ impl ModelServer {
         }
     }
 
+    /// Makes an empty file; gives its number.
+    pub fn create(&self, file: &str) -> u64 {
+        let mut state = self.state();
+        state.created += 1;
+        let id = state.created;
+        state.files.insert(file.to_owned(), File { id, ..File::default() });
+        id
+    }
+
     /// Notes what `file` holds at `offset`. Takes no time: [`write`](Self::write) does.
     pub fn keep(&self, file: &str, offset: u64, data: Payload) {
         let mut state = self.state();
-        let end = offset + data.len() as u64;
-        let file = state.files.entry(file.to_owned()).or_default();
-        let grown = end.saturating_sub(file.len);
-        file.len += grown;
-        file.chunks.insert(offset, data);
+        let Some(file) = state.files.get_mut(file) else { return };
+        let grown = file.keep(offset, data);
         state.stored_bytes += grown;
     }
 
-    /// What `file` holds there, if it was written in one piece.
-    pub fn look(&self, file: &str, offset: u64, len: usize) -> Option<Payload> {
+    /// What the file of that name and number holds there.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn look(&self, file: &str, id: u64, offset: u64, len: usize) -> Result<Payload, Unreadable> {
         let state = self.state();
-        let (start, chunk) = state.files.get(file)?.chunks.range(..=offset).next_back()?;
-        match chunk {
-            Payload::Modelled { len: all, contents } => {
-                let whole = *start == offset && *all == len;
-                whole.then_some(Payload::Modelled { len, contents: *contents })
-            }
-            Payload::Bytes(bytes) => {
-                let from = usize::try_from(offset - start).ok()?;
-                let part = bytes.get(from..from.checked_add(len)?)?;
-                Some(Payload::Bytes(Buffer::unpooled(part.to_vec())))
-            }
-        }
+        let file = state.files.get(file).filter(|file| file.id == id).ok_or(Unreadable::Gone)?;
+        file.look(offset, len).ok_or(Unreadable::End)
     }
 
-    /// The length of `file`, if there is one.
-    pub fn len_of(&self, file: &str) -> Option<u64> {
-        self.state().files.get(file).map(|file| file.len)
+    /// The number and length of `file`, if there is one.
+    pub fn find(&self, file: &str) -> Option<(u64, u64)> {
+        self.state().files.get(file).map(|file| (file.id, file.len))
     }
 
-    /// Gives a file another name.
-    pub fn rename(&self, from: &str, to: &str) {
+    /// Gives a file another name, in place of one that has it; `false` if there is none.
+    pub fn rename(&self, from: &str, to: &str) -> bool {
         let mut state = self.state();
-        if let Some(file) = state.files.remove(from) {
-            state.forget(to);
-            state.files.insert(to.to_owned(), file);
-        }
+        let Some(file) = state.files.remove(from) else { return false };
+        state.forget(to);
+        state.files.insert(to.to_owned(), file);
+        true
     }
 
     /// Removes a file; `false` if there is none.
@@ -208,6 +219,14 @@ impl ModelServer {
 }
 
 impl State {
+    fn soil(&mut self, file: &str, bytes: u64) {
+        // What is written to a file that was removed goes nowhere.
+        if let Some(file) = self.files.get_mut(file) {
+            file.dirty_bytes += bytes;
+            self.dirty_bytes += bytes;
+        }
+    }
+
     /// Takes the file's dirty bytes.
     fn clean(&mut self, file: &str) -> u64 {
         let dirty = self.files.get_mut(file).map(|file| std::mem::take(&mut file.dirty_bytes));
@@ -222,6 +241,71 @@ impl State {
         self.stored_bytes -= removed.as_ref().map_or(0, |file| file.len);
         removed.is_some()
     }
+}
+
+impl File {
+    /// Puts `data` there, whatever was there before; gives by how much the file grew.
+    fn keep(&mut self, offset: u64, data: Payload) -> u64 {
+        let end = offset + data.len() as u64;
+        self.cut(offset, end);
+        let data = match data {
+            // The buffer is its pool's.
+            Payload::Bytes(bytes) => Payload::Bytes(Buffer::unpooled(bytes.to_vec())),
+            modelled @ Payload::Modelled { .. } => modelled,
+        };
+        if end > offset {
+            self.chunks.insert(offset, data);
+        }
+        let grown = end.saturating_sub(self.len);
+        self.len += grown;
+        grown
+    }
+
+    /// Takes away what is kept from `from` to `to`. Of a modelled payload nothing stays: its parts
+    /// mean nothing.
+    fn cut(&mut self, from: u64, to: u64) {
+        let below = self.chunks.range(..from).next_back().map(|(start, _)| *start);
+        let within = self.chunks.range(from..to).map(|(start, _)| *start);
+        let touched: Vec<u64> = below.into_iter().chain(within).collect();
+        for start in touched {
+            let Some(end) = self.chunks.get(&start).map(|chunk| start + chunk.len() as u64) else { continue };
+            if end <= from {
+                continue;
+            }
+            let Some(Payload::Bytes(bytes)) = self.chunks.remove(&start) else { continue };
+            let part = |range: Range<u64>| bytes.get(index(range.start - start)?..index(range.end - start)?);
+            for range in [start..from.max(start), to.min(end)..end] {
+                if let Some(part) = part(range.clone()).filter(|part| !part.is_empty()) {
+                    self.chunks.insert(range.start, Payload::Bytes(Buffer::unpooled(part.to_vec())));
+                }
+            }
+        }
+    }
+
+    fn look(&self, offset: u64, len: usize) -> Option<Payload> {
+        let end = offset.checked_add(len as u64).filter(|end| *end <= self.len)?;
+        if let Some(Payload::Modelled { len: all, contents }) = self.chunks.get(&offset) {
+            return (*all == len).then_some(Payload::Modelled { len, contents: *contents });
+        }
+        // What was never written is zeros.
+        let mut found = vec![0; len];
+        let first = self.chunks.range(..=offset).next_back().map_or(offset, |(start, _)| *start);
+        for (start, chunk) in self.chunks.range(first..end) {
+            let chunk_end = start + chunk.len() as u64;
+            if chunk_end <= offset {
+                continue;
+            }
+            let Payload::Bytes(bytes) = chunk else { return None };
+            let (from, to) = (offset.max(*start), end.min(chunk_end));
+            let part = &bytes[index(from - start)?..index(to - start)?];
+            found[index(from - offset)?..index(to - offset)?].copy_from_slice(part);
+        }
+        Some(Payload::Bytes(Buffer::unpooled(found)))
+    }
+}
+
+fn index(bytes: u64) -> Option<usize> {
+    usize::try_from(bytes).ok()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "lengths of transfers")]

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use comio_core::buffer::{Buffer, Payload};
 use comio_core::storage::{
     CreateOptions, ObjectInfo, ObjectReader, ObjectWriter, Storage, StorageError, StorageErrorKind,
-    is_temporary_name, temporary_name,
+    check_name, is_temporary_name, temporary_name,
 };
 use futures::future::{join_all, try_join_all};
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedSemaphorePermit, Semaphore};
@@ -17,7 +17,7 @@ use super::clock::Clock;
 use super::cost::TransferCosts;
 use super::machine::Cores;
 use super::network::{Network, Port};
-use super::server::ModelServer;
+use super::server::{ModelServer, Unreadable};
 
 /// Bytes of a READ or WRITE, as the real client's default.
 const TRANSFER_BYTES: usize = 1 << 20;
@@ -152,10 +152,13 @@ impl Client {
         life
     }
 
-    async fn read_file(&self, file: &str, offset: u64, len: usize) -> Result<Payload, StorageError> {
-        let found = self.server().look(file, offset, len).ok_or_else(|| {
-            let problem = format!("nothing was written as {len} bytes at {offset}");
-            StorageError::new(StorageErrorKind::UnexpectedEnd, "read", file, problem)
+    async fn read_file(&self, file: &str, id: u64, offset: u64, len: usize) -> Result<Payload, StorageError> {
+        let found = self.server().look(file, id, offset, len).map_err(|why| match why {
+            Unreadable::Gone => stale("read", file),
+            Unreadable::End => {
+                let problem = format!("nothing was written as {len} bytes at {offset}");
+                StorageError::new(StorageErrorKind::UnexpectedEnd, "read", file, problem)
+            }
         })?;
         join_all(pieces(len).map(|len| self.read(len))).await;
         Ok(found)
@@ -183,6 +186,14 @@ impl Drop for OneMore<'_> {
     }
 }
 
+fn in_use(action: &'static str, name: &str) -> StorageError {
+    StorageError::new(StorageErrorKind::AlreadyExists, action, name, "an image of that name exists")
+}
+
+fn stale(action: &'static str, name: &str) -> StorageError {
+    StorageError::new(StorageErrorKind::Stale, action, name, "somebody has removed or replaced it")
+}
+
 fn not_found(action: &'static str, name: &str) -> StorageError {
     StorageError::new(StorageErrorKind::NotFound, action, name, "there is no such image")
 }
@@ -198,20 +209,24 @@ impl Storage for ModelStorage {
         name: &str,
         options: CreateOptions,
     ) -> Result<Box<dyn ObjectWriter>, StorageError> {
+        check_name(name, "create")?;
         // As the real client: look whether the name is taken, then create.
         if !options.replace {
             self.client.call().await;
-            if self.client.server().len_of(name).is_some() {
-                let problem = "an image of that name exists";
-                return Err(StorageError::new(StorageErrorKind::AlreadyExists, "create", name, problem));
+            if self.client.server().find(name).is_some() {
+                return Err(in_use("create", name));
             }
         }
+        let temporary = temporary_name(name, options.unique);
         self.client.call().await;
+        let id = self.client.server().create(&temporary);
         let room_grains = (options.held_bytes_max / GRAIN).clamp(1, u32::MAX as usize >> 1);
         Ok(Box::new(ModelWriter {
             client: Arc::clone(&self.client),
             name: name.to_owned(),
-            temporary: temporary_name(name, options.unique),
+            temporary,
+            id,
+            replace: options.replace,
             window: Semaphore::new(self.client.transfers_max),
             room: Arc::new(Semaphore::new(room_grains)),
             room_grains,
@@ -222,18 +237,22 @@ impl Storage for ModelStorage {
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn ObjectReader>, StorageError> {
+        check_name(name, "open")?;
         self.client.call().await;
-        let len = self.client.server().len_of(name).ok_or_else(|| not_found("open", name))?;
-        Ok(Box::new(ModelReader { client: Arc::clone(&self.client), name: name.to_owned(), len }))
+        let (id, len) = self.client.server().find(name).ok_or_else(|| not_found("open", name))?;
+        Ok(Box::new(ModelReader { client: Arc::clone(&self.client), name: name.to_owned(), id, len }))
     }
 
     async fn list(&self) -> Result<Vec<ObjectInfo>, StorageError> {
         self.client.call().await;
         let published = self.client.server().files().into_iter().filter(|(name, _)| !is_temporary_name(name));
-        Ok(published.map(|(name, len)| ObjectInfo { name, len }).collect())
+        Ok(published.map(|(name, len)| ObjectInfo { name, len, modified_unix_s: None }).collect())
     }
 
     async fn remove(&self, name: &str) -> Result<(), StorageError> {
+        if !is_temporary_name(name) {
+            check_name(name, "remove")?;
+        }
         self.client.call().await;
         self.client.server().remove(name).then_some(()).ok_or_else(|| not_found("remove", name))
     }
@@ -241,7 +260,7 @@ impl Storage for ModelStorage {
     async fn leftovers(&self) -> Result<Vec<ObjectInfo>, StorageError> {
         self.client.call().await;
         let left = self.client.server().files().into_iter().filter(|(name, _)| is_temporary_name(name));
-        Ok(left.map(|(name, len)| ObjectInfo { name, len }).collect())
+        Ok(left.map(|(name, len)| ObjectInfo { name, len, modified_unix_s: None }).collect())
     }
 
     async fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
@@ -255,6 +274,8 @@ struct ModelWriter {
     client: Arc<Client>,
     name: String,
     temporary: String,
+    id: u64,
+    replace: bool,
     /// Transfers of this image under way or waiting for the client's gate.
     window: Semaphore,
     /// What may still be held.
@@ -346,15 +367,23 @@ impl ObjectWriter for ModelWriter {
     }
 
     async fn read_at(&self, offset: u64, len: usize, _buffer: Buffer) -> Result<Payload, StorageError> {
-        self.client.read_file(&self.temporary, offset, len).await
+        self.client.read_file(&self.temporary, self.id, offset, len).await
     }
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
         // LINK or RENAME, then a look whether it is there.
         self.client.call().await;
-        self.client.server().rename(&self.temporary, &self.name);
+        let server = self.client.server();
+        let published = if !self.replace && server.find(&self.name).is_some() {
+            server.remove(&self.temporary);
+            Err(in_use("publish", &self.name))
+        } else if server.rename(&self.temporary, &self.name) {
+            Ok(())
+        } else {
+            Err(stale("publish", &self.temporary))
+        };
         self.client.call().await;
-        Ok(())
+        published
     }
 
     async fn abandon(self: Box<Self>) -> Result<(), StorageError> {
@@ -368,6 +397,7 @@ impl ObjectWriter for ModelWriter {
 struct ModelReader {
     client: Arc<Client>,
     name: String,
+    id: u64,
     len: u64,
 }
 
@@ -386,6 +416,37 @@ impl ObjectReader for ModelReader {
     }
 
     async fn read_at(&self, offset: u64, len: usize, _buffer: Buffer) -> Result<Payload, StorageError> {
-        self.client.read_file(&self.name, offset, len).await
+        self.client.read_file(&self.name, self.id, offset, len).await
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use comio_core::testing::conformance_but_for_payloads;
+
+    use super::super::clock::run;
+    use super::super::server::ServerParts;
+    use super::*;
+
+    #[test]
+    fn the_modelled_server_conforms() {
+        let clock = Clock::default();
+        let network = Arc::new(Network::new(&clock, 1e8, None, 200_000));
+        let cores = Arc::new(Cores::new(&clock, 2));
+        let costs = TransferCosts { call_ns: 1000.0, write_ns_per_kib: 10.0, read_ns_per_kib: 10.0 };
+        let server = ServerParts {
+            threads: 4,
+            cores: Arc::clone(&cores),
+            costs,
+            disk_bytes_per_s: Some(1e8),
+            cache_bytes: 2 << 20,
+            commit_ns: 1_000_000,
+            cold: false,
+        };
+        let server = Arc::new(ModelServer::new(&clock, server));
+        let port = network.port(1e8);
+        let parts = ClientParts { clock: clock.clone(), network, port, cores, costs, server };
+        let storage = ModelStorage::new(parts, 2, DEPTH);
+        run(&clock, conformance_but_for_payloads(&storage)).unwrap();
     }
 }

@@ -23,6 +23,7 @@ pub(crate) use plan::{Fault, Operation, Plan, Rule, When};
 /// A running misbehaving server.
 pub(crate) struct MisbehavingServer {
     pub(crate) plan: Arc<Plan>,
+    files: Arc<files::Forgetful>,
     _server: EmbeddedServer,
     proxy: Proxy,
 }
@@ -35,8 +36,18 @@ impl MisbehavingServer {
         let files = Arc::new(files::Forgetful::new(files, Arc::clone(&plan)));
         let server = EmbeddedServer::serve(files::Shared(Arc::clone(&files)), 0, 1).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
-        let proxy = Proxy::start(address, Some(files), Arc::clone(&plan)).await;
-        Self { plan, _server: server, proxy }
+        let proxy = Proxy::start(address, Some(Arc::clone(&files)), Arc::clone(&plan)).await;
+        Self { plan, files, _server: server, proxy }
+    }
+
+    /// The server dies: what was not committed is gone.
+    pub(crate) async fn forget(&self) {
+        self.files.forget().await;
+    }
+
+    /// Returns when a call was held, or the client has died.
+    pub(crate) async fn held(&self) {
+        self.proxy.held().await;
     }
 
     /// Its URL with `options` ("&timeo=5").
@@ -63,6 +74,11 @@ impl MisbehavingWire {
         let nfs = Proxy::start(nfs, None, Arc::clone(&plan)).await;
         let mount = Proxy::start(mount, None, Arc::clone(&plan)).await;
         Self { plan, nfs, mount }
+    }
+
+    /// Returns when a call was held, or the client has died.
+    pub(crate) async fn held(&self) {
+        self.nfs.held().await;
     }
 
     pub(crate) fn url(&self, path: &str) -> NfsUrl {

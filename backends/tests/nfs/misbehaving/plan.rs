@@ -51,6 +51,8 @@ pub(crate) enum When {
     Nth(u64),
     /// Every n-th.
     Every(u64),
+    /// The n-th and all after it.
+    From(u64),
     /// All of them.
     Always,
     /// So many of a hundred, drawn from the seed.
@@ -87,6 +89,17 @@ pub(crate) enum Fault {
     Transaction(u32),
     /// The record claims to be longer than it is; the connection is closed after it.
     Truncated,
+    /// The record is longer than it claims to be.
+    Longer,
+    /// The results end soon after their status.
+    Cut,
+    /// The call is carried out, but the answer is that status.
+    Answer(nfsstat3),
+    /// The call, and what follows on its connection, gets no further: until the connection ends.
+    Hold,
+    /// The client dies before the call: neither it nor a later one, over whichever connection, gets
+    /// any further.
+    ClientDead,
     /// The record claims 2 GiB.
     Huge,
     /// A READ's data is longer than what was asked for.
@@ -120,8 +133,19 @@ impl Rule {
 struct State {
     rule: Rule,
     seen: u64,
-    met: u64,
+    /// The operations at which it happened.
+    met: Vec<Operation>,
     random: Option<ChaCha8Rng>,
+}
+
+impl State {
+    fn of(rule: Rule) -> Self {
+        let random = match rule.when {
+            When::Percent(_, seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
+            _ => None,
+        };
+        Self { rule, seen: 0, met: Vec::new(), random }
+    }
 }
 
 /// The faults of a server, and how far they have come.
@@ -132,16 +156,12 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(super) fn new(rules: Vec<Rule>) -> Self {
-        let state = |rule: Rule| State {
-            rule,
-            seen: 0,
-            met: 0,
-            random: match rule.when {
-                When::Percent(_, seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
-                _ => None,
-            },
-        };
-        Self { states: Mutex::new(rules.into_iter().map(state).collect()) }
+        Self { states: Mutex::new(rules.into_iter().map(State::of).collect()) }
+    }
+
+    /// Adds a fault, which counts operations from now on.
+    pub(crate) fn add(&self, rule: Rule) {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).push(State::of(rule));
     }
 
     /// Counts an operation; gives the fault that it meets in the file system or in the proxy.
@@ -156,13 +176,14 @@ impl Plan {
             let met = match state.rule.when {
                 When::Nth(n) => state.seen == n,
                 When::Every(n) => state.seen % n == 0,
+                When::From(n) => state.seen >= n,
                 When::Always => true,
                 When::Percent(percent, _) => {
                     state.random.as_mut().is_some_and(|random| random.random_range(0..100) < percent)
                 }
             };
             if met && fault.is_none() {
-                state.met += 1;
+                state.met.push(operation);
                 fault = Some(state.rule.fault);
             }
         }
@@ -170,7 +191,22 @@ impl Plan {
     }
 
     /// How often faults happened, by rule.
-    pub(crate) fn met(&self) -> Vec<u64> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|state| state.met).collect()
+    pub(crate) fn met(&self) -> Vec<usize> {
+        self.states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|state| state.met.len())
+            .collect()
+    }
+
+    /// The operations at which the first rule's fault happened.
+    pub(crate) fn met_at(&self) -> Vec<Operation> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)[0].met.clone()
+    }
+
+    /// How many operations of the first rule's kind there were.
+    pub(crate) fn seen(&self) -> u64 {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)[0].seen
     }
 }

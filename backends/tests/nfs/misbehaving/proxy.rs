@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nfs3_types::nfs3::nfsstat3;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +32,7 @@ pub(super) async fn sleep(duration: Duration) {
 /// The proxy's end of the test; dropping it closes everything.
 pub(super) struct Proxy {
     pub(super) port: u16,
+    shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
@@ -50,6 +52,9 @@ struct Shared {
     life: watch::Sender<u64>,
     /// Added to every verifier.
     verifier: AtomicU8,
+    /// A call was held.
+    held: watch::Sender<bool>,
+    client_dead: AtomicBool,
 }
 
 impl Proxy {
@@ -57,14 +62,23 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (life, _) = watch::channel(0);
-        let shared = Arc::new(Shared { server, files, plan, life, verifier: AtomicU8::new(0) });
+        let (held, _) = watch::channel(false);
+        let (verifier, client_dead) = (AtomicU8::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { server, files, plan, life, verifier, held, client_dead });
+        let for_all = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(Arc::clone(&shared).serve(client));
+                connections.spawn(Arc::clone(&for_all).serve(client));
             }
         });
-        Self { port, task }
+        Self { port, shared, task }
+    }
+
+    /// Returns when a call was held, or the client has died.
+    pub(super) async fn held(&self) {
+        // The sender is here.
+        let _ = self.shared.held.subscribe().wait_for(|held| *held).await;
     }
 }
 
@@ -97,6 +111,9 @@ impl Shared {
     ) -> io::Result<()> {
         loop {
             let mut call = read_record(&mut from).await?;
+            if self.client_dead.load(Ordering::SeqCst) {
+                return std::future::pending().await;
+            }
             let (operation, fault) = if word(&call, PROGRAM_AT) == NFS_PROGRAM {
                 let operation = Operation::of_procedure(word(&call, PROCEDURE_AT));
                 (operation, self.plan.meet(operation, false))
@@ -111,6 +128,11 @@ impl Shared {
                     self.verifier.fetch_add(1, Ordering::SeqCst);
                 }
                 Some(Fault::ShortWrite) => shorten_write(&mut call),
+                Some(Fault::Hold | Fault::ClientDead) => {
+                    self.client_dead.store(fault == Some(Fault::ClientDead), Ordering::SeqCst);
+                    self.held.send_replace(true);
+                    return std::future::pending().await;
+                }
                 _ => {}
             }
             replies.lock().unwrap_or_else(PoisonError::into_inner).insert(word(&call, 0), (operation, fault));
@@ -155,6 +177,12 @@ impl Shared {
                 Some(Fault::Truncated) => {
                     return write_claiming(&mut to, &reply[..reply.len() - 4], reply.len()).await;
                 }
+                Some(Fault::Longer) => {
+                    write_claiming(&mut to, &reply, reply.len() - 4).await?;
+                    continue;
+                }
+                Some(Fault::Cut) => reply.truncate(RESULTS_AT + 8),
+                Some(Fault::Answer(status)) => reply = answer(xid, status),
                 Some(Fault::Huge) => return write_claiming(&mut to, &reply, (1 << 31) - 1).await,
                 Some(Fault::MoreData) => reply = more_data(reply),
                 Some(Fault::Garbage) => reply[RESULTS_AT..].fill(0xff),
@@ -163,6 +191,12 @@ impl Shared {
             write_record(&mut to, &reply).await?;
         }
     }
+}
+
+/// A reply with that status and nothing else.
+fn answer(xid: u32, status: nfsstat3) -> Vec<u8> {
+    // A reply, accepted, without a verifier, carried out.
+    [xid, 1, 0, 0, 0, 0, status as u32].into_iter().flat_map(u32::to_be_bytes).collect()
 }
 
 fn word(record: &[u8], at: usize) -> u32 {

@@ -137,7 +137,7 @@ async fn open(text: &str, args: &TraceMake, session: &Session) -> anyhow::Result
     let no_file = !text.starts_with("nfs://") && !Path::new(text).is_file();
     if !no_file {
         let location = session.image(text).await?;
-        match ancestors::open(&location, &args.ancestors.ancestors, &session.pool).await {
+        match ancestors::open(&location, &args.ancestors.ancestors, session).await {
             Ok(image) => return Ok(Input::Image(Box::new(image))),
             Err(error) if !is_no_image(&error) => return Err(error.context(format!("cannot use {text}"))),
             Err(_) => {}
