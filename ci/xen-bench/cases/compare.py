@@ -31,9 +31,9 @@ comio: `comio save` to an nfs:// URL, `comio restore` of it. Each in turn on the
 of {{rounds}} rounds. The restore follows the save, with dom0's file cache dropped between them, as after a restart of the
 host. Downtime is the longest time in which the guest answered no ping, over both.
 
-The two do not promise the same. comio destroys the guest when its image is durable on the server and was read back.
-Stock xl never calls fsync and does not look at what closing the file returned: here the kernel's NFS client writes
-back at the close all the same, on a local disk nothing would have. And comio checks every byte before the guest runs.
+The two do not promise the same. comio destroys the guest when its image is durable on the server and its directory was
+read back, and lets a restored guest run when every byte was checked. Stock xl never calls fsync and does not look at
+what closing the file returned: the kernel's NFS client writes back at the close all the same, other file systems do not.
 
 **All of it ran in software emulation on one emulated core.** The emulated CPU is ten to twenty times slower than a real
 one, while the server and the network run at the host's full speed. So absolute times mean nothing, and ratios of times

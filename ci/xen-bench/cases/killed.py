@@ -172,38 +172,50 @@ def restore_killed(bench: Bench) -> str:
     before = guest.status()
     url = bench.storage.url(f"{guest.name}.comio")
     bench.comio("save", guest.name, url)
-    others = bench.domains()
+    figures = [killed_in_restore(bench, url), killed_then_removed(bench, guest, url)]
+    figures += [killed_then_unpaused(bench, guest, before, url), killed_before_start(bench, guest, before, url)]
+    return f"{'; '.join(figures)}; count {before.count} -> {guest.count()}"
 
-    kill_in_restore(bench, url, others)
+
+def killed_in_restore(bench: Bench, url: str) -> str:
+    others = bench.domains()
+    process = bench.start("restore", url)
+    wait_until_building(bench, process, others)
+    end_killed(bench, process)
     done = bench.comio("recover", check=False)
     expect(done.returncode == 0, f"comio recover ended with {done.returncode}: {done.stdout}")
     expect(bench.domains() == others, f"a domain is left: {bench.domains()}: {done.stdout}")
     expect(bench.marks() == [], "the image is marked, and its guest never was")
+    return f"as xl builds: {done.stdout.strip()!r}"
 
-    kill_before_start(bench, guest, url)
-    never_ran = expect_words(bench.comio("recover", check=False).stdout, "never started")
+
+def killed_then_removed(bench: Bench, guest: Guest, url: str) -> str:
+    kill_restore_at(bench, guest, "after restore", url)
+    said = expect_words(bench.comio("recover", check=False).stdout, "never started")
     expect(guest.is_paused(), f"the guest, which never ran, is in state {guest.state()}")
     removed = bench.comio("recover", "--finish").stdout
     expect(guest.state() is None, f"the guest that never ran is still there: {removed}")
     expect(bench.marks() == [], f"the guest never ran, its image is marked: {removed}")
+    return f"at xl's end: {said!r}, removed"
 
-    kill_before_start(bench, guest, url)
+
+def killed_then_unpaused(bench: Bench, guest: Guest, before: Status, url: str) -> str:
+    """As `comio recover` advises. The guest ran, so that its image stays used when it is gone."""
+    kill_restore_at(bench, guest, "after restore", url)
+    bench.comio("recover", check=False)
     bench.machine.run(f"xl unpause {guest.name}")
     expect_same(guest, before, "unpaused by hand")
     bench.machine.run(f"xl destroy {guest.name}")
     said = bench.comio("recover", check=False).stdout.strip()
     expect_used(bench, guest, url)
-    bench.comio("restore", "--force", url)
-    expect_same(guest, before, "restored by force")
-    return f"{never_ran!r}; ran and ended: {said!r}, refused; count {before.count} -> {guest.count()}"
+    return f"ran and ended: {said!r}, image refused"
 
 
-def kill_in_restore(bench: Bench, url: str, others: list[str]) -> None:
-    process = bench.start("restore", url)
-    wait_until_building(bench, process, others)
-    bench.kill("KILL")
-    status, output = bench.end(process)
-    expect(status not in (0, 1), f"the restore was over before it was killed: {status}: {output}")
+def killed_before_start(bench: Bench, guest: Guest, before: Status, url: str) -> str:
+    kill_restore_at(bench, guest, "before unpause", "--force", url)
+    said = recover(bench, guest)
+    expect_same(guest, before, f"killed before its start, recovered ({said})")
+    return f"before its start: {said!r}"
 
 
 def wait_until_building(bench: Bench, process: subprocess.Popen, others: list[str]) -> None:
@@ -211,11 +223,10 @@ def wait_until_building(bench: Bench, process: subprocess.Popen, others: list[st
     expect(process.poll() is None, "the restore was over too early for this case")
 
 
-def kill_before_start(bench: Bench, guest: Guest, url: str) -> None:
-    """The guest is there and complete, and is never let run."""
-    process = bench.start_until("before unpause", "restore", url)
-    bench.kill("KILL")
-    bench.end(process)
+def kill_restore_at(bench: Bench, guest: Guest, call: str, *words: str) -> None:
+    """The guest is there and complete, and was not let run."""
+    process = bench.start_until(call, "restore", *words)
+    end_killed(bench, process)
     bench.let_go()
     expect(guest.is_paused(), f"the guest is not there paused, but in state {guest.state()}")
 
