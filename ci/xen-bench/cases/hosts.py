@@ -109,7 +109,7 @@ def miss_deadline(bench: Bench, late: Guest, limit: int, night: str) -> str:
     def is_over() -> bool:
         if process.poll() is not None:
             raise Missed(f"it ended before its deadline: {bench.machine.out(f'cat {log}')}")
-        return bench.machine.run(f"grep -q 'deadline is over' {log}", check=False).returncode == 0
+        return bench.comes_true(f"grep -qs 'deadline is over' {log}")
 
     wait_for(is_over, "the deadline", limit + 120)
     bench.let_go()
