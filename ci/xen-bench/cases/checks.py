@@ -1,6 +1,7 @@
 """What several cases look at."""
 
 import subprocess
+import time
 
 from bench import Bench, Missed, expect, wait_for
 from guests import Guest, Status
@@ -50,6 +51,13 @@ def expect_nothing_in_hand(bench: Bench, guest: Guest) -> None:
     """`comio recover` knows nothing of the guest."""
     recovered = bench.comio("recover")
     expect(guest.name not in recovered.stdout, f"there is something to recover: {recovered.stdout}")
+
+
+def ample_deadline(bench: Bench, guest: Guest, url: str) -> int:
+    """Seconds that a save of the guest surely takes no longer than, as a checkpoint tells."""
+    begin = time.monotonic()
+    bench.comio("checkpoint", guest.name, url)
+    return max(30, round(3 * (time.monotonic() - begin)))
 
 
 def wait_until_saving(bench: Bench, process: subprocess.Popen, some: int = SOME_BYTES) -> None:

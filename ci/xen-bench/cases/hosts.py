@@ -9,7 +9,7 @@ from bench import HOLDING, Bench, Missed, expect, wait_for
 from guests import Guest
 from suite import case
 
-from .checks import expect_same, expect_used, expect_words
+from .checks import ample_deadline, expect_same, expect_used, expect_words
 
 CONFIG = "/root/host.toml"
 UNIT = "/usr/lib/systemd/system/comio-guests.service"
@@ -77,9 +77,7 @@ def save_all_deadline(bench: Bench) -> str:
     before = {guest.name: guest.status() for guest in (saved, late)}
     night = bench.storage.url("night")
     older = bench.storage.url(f"night/{late.name}.comio")
-    begin = time.monotonic()
-    bench.comio("checkpoint", late.name, older)
-    limit = max(30, round(3 * (time.monotonic() - begin)))
+    limit = ample_deadline(bench, late, older)
     # An image of an earlier night whose guest was restored by other means than comio: nobody marked it.
     for mark in bench.marks():
         (bench.storage.path("images") / mark).unlink()
