@@ -16,10 +16,21 @@ from bench import Bench
 from machine import Machine
 from shell import shell
 from storage import Storage
-from suite import CASES, run_cases
+from suite import CASES, Report, run_cases
 
 SMOKE = ["pv-roundtrip"]
 KEPT_LOGS = 10
+RESULTS = program.ROOT / "results" / "xen"
+RECORD = """# The whole bench, run
+
+`ci/xen full` on {day}, {cpus} processors, software emulation, {disks}, program `{program}`: {total:.0f} minutes, of
+which {before:.1f} for packages, disks and the program, {cases:.1f} for the boot and the cases. Seconds of a case are in
+brackets; they are the emulation's.
+
+```text
+{lines}
+```
+"""
 
 
 def main(words: list[str]) -> int:
@@ -46,10 +57,29 @@ def main(words: list[str]) -> int:
         case _:
             print(f"usage: ci/xen build|smoke|full|shell|list|CASE…; cases are {' '.join(CASES)}", file=sys.stderr)
             return 2
-    return 1 if with_bench(program.program(), lambda bench: run_cases(bench, names)) else 0
+    payload = program.program()
+    begin = time.time()
+    report = with_bench(payload, lambda bench: run_cases(bench, names))
+    if words == ["full"]:
+        write_record(report, payload, begin)
+    return 1 if report.failed else 0
 
 
-def with_bench(payload: Path, use) -> int:
+def write_record(report: Report, payload: Path, begin: float) -> None:
+    """Keeps what a run of all cases said and how long it took, from the command's start."""
+    end = time.time()
+    first = float(os.environ.get("COMIO_XEN_BEGAN") or begin)
+    anew = images.images().stat().st_mtime >= first
+    disks = "dom0's disk built anew from Debian packages" if anew else "dom0's disk from the cache"
+    text = RECORD.format(
+        day=time.strftime("%Y-%m-%d", time.gmtime(first)), cpus=os.cpu_count(), disks=disks, program=payload.name,
+        total=(end - first) / 60, before=(begin - first) / 60, cases=(end - begin) / 60, lines="\n".join(report.lines),
+    )  # fmt: skip
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "full.md").write_text(text)
+
+
+def with_bench(payload: Path, use):
     """Boots, uses the bench, powers off; the logs stay."""
     begin = time.monotonic()
     logs = log_directory()
@@ -67,7 +97,7 @@ def with_bench(payload: Path, use) -> int:
             result = use(Bench(machine, storage, logs))
         except KeyboardInterrupt:
             say("interrupted; powering off")
-            return 130
+            sys.exit(130)
     say(f"powered off after {time.monotonic() - begin:.0f} s; logs in {logs}")
     return result
 

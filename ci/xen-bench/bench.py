@@ -13,6 +13,8 @@ from storage import Storage
 
 # comio's own journal in dom0.
 STATE = "/var/lib/comio"
+# What comio runs for xl when a case needs to hold it somewhere (dom0/xl).
+HOLDING = "COMIO_XL=/bench/xl"
 
 
 class Missed(Exception):
@@ -62,7 +64,9 @@ class Bench:
             self.guests.pop(guest.name, None)
 
     def clear(self) -> None:
-        """Leaves no domain, no image and no journal to the next case."""
+        """Leaves no process, no domain, no image and no journal to the next case."""
+        self.kill("KILL")
+        self.machine.run("rm -rf /run/xl")
         for name in self.domains():
             self.machine.run(f"xl destroy {name}", check=False)
         self.guests.clear()
@@ -85,9 +89,44 @@ class Bench:
         text = self.machine.out(self.command(*words, "--json") + " 2>/tmp/comio.stderr")
         return json.loads(text)
 
-    def start(self, *words: object) -> subprocess.Popen:
+    def start(self, *words: object, env: str = "") -> subprocess.Popen:
         """Starts comio in dom0."""
-        return self.machine.start(self.command(*words))
+        return self.machine.start(self.command(*words, env=env))
+
+    def kill(self, signal: str) -> None:
+        """Sends every comio in dom0 a signal."""
+        self.machine.run(f"pkill -{signal} -x comio", check=False)
+
+    def start_until(self, call: str, *words: object) -> subprocess.Popen:
+        """Starts comio in dom0; returns when xl is held at a call such as `before destroy` or `after save`."""
+        self.machine.run(f"rm -rf /run/xl && mkdir /run/xl && echo '{call}' >/run/xl/hold")
+        process = self.start(*words, env=HOLDING)
+
+        def is_held() -> bool:
+            if process.poll() is not None:
+                raise Missed(f"it never came to xl's call: {self.end(process)}")
+            return self.comes_true("[ -e /run/xl/held ]")
+
+        wait_for(is_held, f"xl held {call}", 300)
+        return process
+
+    def let_go(self) -> None:
+        """Lets the held xl go on; returns when it does."""
+        self.machine.run("rm -f /run/xl/hold; while [ -e /run/xl/held ]; do sleep 0.05; done", limit=60)
+
+    def calls(self) -> list[str]:
+        """What xl was called with since the last hold, begins and ends."""
+        return self.machine.out("cat /run/xl/calls").splitlines()
+
+    def is_journaled(self, step: str) -> bool:
+        """Whether comio has noted this step for a guest, or does so in a moment."""
+        return self.comes_true(f"grep -qsE '\"step\": *\"{step}\"' {STATE}/journal/*")
+
+    def comes_true(self, condition: str) -> bool:
+        """Whether a shell's condition holds in dom0 within some seconds. It is looked at there: to ask often over ssh
+        would take the processor from what is waited for."""
+        loop = f"for i in $(seq 20); do {condition} && exit 0; sleep 0.2; done; exit 1"
+        return self.machine.run(loop, check=False).returncode == 0
 
     def end(self, process: subprocess.Popen, limit: float = 300.0) -> tuple[int, str]:
         """The status and the output of a program that `start` started."""
@@ -105,8 +144,12 @@ class Bench:
     # Images
 
     def images(self) -> list[str]:
-        """Names that show an image."""
-        return [name for name in self.storage.names() if not is_part(name)]
+        """Files that are neither temporary nor marks: what is seen of images."""
+        return [name for name in self.storage.names() if not is_part(name) and not is_mark(name)]
+
+    def marks(self) -> list[str]:
+        """Marks of used images."""
+        return [name for name in self.storage.names() if is_mark(name)]
 
     def parts(self, export: str = "images") -> list[str]:
         """Temporary files of saves."""
@@ -131,3 +174,7 @@ class Bench:
 
 def is_part(name: str) -> bool:
     return name.endswith(".comio-part")
+
+
+def is_mark(name: str) -> bool:
+    return name.endswith(".comio-used")

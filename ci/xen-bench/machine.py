@@ -124,6 +124,10 @@ class Machine:
             command = f"cat >{word} && chmod {mode} {word}"
             subprocess.run([*self.ssh(), command], stdin=file, check=True, timeout=COMMAND_LIMIT)
 
+    def write(self, text: str, target: str) -> None:
+        """Writes a small file in dom0."""
+        self.run(f"printf %s {shlex.quote(text)} >{shlex.quote(target)}")
+
     def get(self, pattern: str, target: Path) -> None:
         """Copies files of dom0 into a directory, as far as they exist."""
         target.mkdir(parents=True, exist_ok=True)

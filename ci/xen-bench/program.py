@@ -14,6 +14,8 @@ PARTS = (
     "/usr/lib/systemd/system/comio-guests.service",
     "/usr/share/man/man1/comio-save.1.gz",
     "/usr/share/bash-completion/completions/comio",
+    "/usr/share/zsh/vendor-completions/_comio",
+    "/usr/share/fish/vendor_completions.d/comio.fish",
 )
 
 

@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from bench import Bench, Missed
 from machine import CommandFailed
@@ -22,9 +23,21 @@ def case(name: str) -> Callable[[Case], Case]:
     return register
 
 
-def run_cases(bench: Bench, names: list[str]) -> int:
-    """Runs cases, prints a line for each and the sum, and returns how many failed."""
-    failed = 0
+@dataclass
+class Report:
+    """What was printed, and how many cases failed."""
+
+    lines: list[str] = field(default_factory=list)
+    failed: int = 0
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        print(line, flush=True)
+
+
+def run_cases(bench: Bench, names: list[str]) -> Report:
+    """Runs cases, prints a line for each and the sum."""
+    report = Report()
     for name in names:
         begin = time.monotonic()
         bench.machine.note(f"=== {name}")
@@ -35,16 +48,16 @@ def run_cases(bench: Bench, names: list[str]) -> int:
         except Exception as error:  # the bench's own mistakes fail the case, not the suite
             (bench.logs / f"{name}.traceback").write_text(traceback.format_exc())
             verdict, figures = "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"{name} {verdict}: {figures} [{time.monotonic() - begin:.0f} s]", flush=True)
+        report.say(f"{name} {verdict}: {figures} [{time.monotonic() - begin:.0f} s]")
         if verdict == "failed":
-            failed += 1
+            report.failed += 1
             collect_logs(bench, name)
             bench.clear()
         else:
             bench.storage.empty()
     collect_logs(bench, "end")
-    print(f"{len(names) - failed} passed, {failed} failed", flush=True)
-    return failed
+    report.say(f"{len(names) - report.failed} passed, {report.failed} failed")
+    return report
 
 
 def collect_logs(bench: Bench, moment: str) -> None:

@@ -1,3 +1,3 @@
 """The cases; importing a module adds its cases to the suite, in this order."""
 
-from . import roundtrip, hosts, failures, record, compare  # noqa: F401, I001
+from . import roundtrip, hosts, failures, killed, record, compare  # noqa: F401, I001

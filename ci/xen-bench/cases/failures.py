@@ -1,61 +1,34 @@
 """What goes wrong in practice: no case may lose a guest or show half an image."""
 
-import re
 import shutil
-import subprocess
 import time
 
 from bench import Bench, Missed, expect, wait_for
 from guests import Guest, Status
 from suite import case
 
-# A silent server is given up after this many seconds.
-SOFT = "soft=10"
-SOME_BYTES = 1 << 20
+from .checks import (
+    SOFT, ample_deadline, expect_no_debris, expect_nothing_in_hand, expect_running, expect_same, expect_words,
+    wait_until_saving,
+)  # fmt: skip
 
-
-def expect_running(bench: Bench, guest: Guest, before: Status, url: str) -> None:
-    """The guest runs on as if nothing had been tried, and no image is visible."""
-    problem = guest.problem(before)
-    expect(problem is None, problem)
-    bench.expect_no_image(url)
-
-
-def expect_words(output: str, *words: str) -> str:
-    """The message says one of the words; returns the line that does."""
-    for line in reversed(output.splitlines()):
-        if any(word.lower() in line.lower() for word in words):
-            return line.strip()
-    raise Missed(f"the message names none of {words}: {output}")
-
-
-def wait_until_saving(bench: Bench, process: subprocess.Popen) -> None:
-    """Waits until some of the image is on the server."""
-
-    def is_saving() -> bool:
-        expect(process.poll() is None, "the save was over too early for this case")
-        return bench.part_bytes() >= SOME_BYTES
-
-    wait_for(is_saving, "some of the image on the server")
-
+# After a signal comio ends within its limit for a guest (90 s) and what a busy machine adds.
+STOP_LIMIT = 200.0
 
 @case("nfs-killed-in-save")
 def nfs_killed_in_save(bench: Bench) -> str:
+    """With a limit for silence: while xl writes, and after it. Without: the save waits for the server."""
     guest = bench.guest("pv")
     before = guest.status()
     url = bench.storage.url("killed.comio", options=SOFT)
     process = bench.start("save", guest.name, url)
     wait_until_saving(bench, process)
     bench.storage.kill()
-    begin = time.monotonic()
-    status, output = bench.end(process)
-    waited = time.monotonic() - begin
-    expect(status == 1, f"the save ended with {status}: {output}")
-    problem = guest.problem(before)
-    expect(problem is None, problem)
-    bench.storage.start()
-    expect_running(bench, guest, before, url)
-    line = expect_words(output, "10.0.2.2", "server")
+    early = expect_given_up(bench, guest, before, url, process)
+    process = bench.start_until("after save", "save", guest.name, url)
+    bench.storage.kill()
+    bench.let_go()
+    late = expect_given_up(bench, guest, before, url, process)
     # The same save, a server that comes back: nothing is lost, and nobody has to do anything.
     count = guest.count()
     url = bench.storage.url("patient.comio")
@@ -65,9 +38,81 @@ def nfs_killed_in_save(bench: Bench) -> str:
     status, output = bench.end(process)
     expect(status == 0, f"the server came back, but the save ended with {status}: {output}")
     bench.comio("restore", url)
-    problem = guest.problem(before)
-    expect(problem is None, f"saved over a restart of the server: {problem}")
-    return f"gave up after {waited:.0f} s: {line!r}; server restarted: saved, count {count} -> {guest.count()}"
+    expect_same(guest, before, "saved over a restart of the server")
+    return f"{early}; after the stream {late}; server restarted: saved, count {count} -> {guest.count()}"
+
+
+def expect_given_up(bench: Bench, guest: Guest, before: Status, url: str, process) -> str:
+    """The save gives up by itself; the guest runs before the server is back."""
+    begin = time.monotonic()
+    status, output = bench.end(process)
+    waited = time.monotonic() - begin
+    expect(status == 1, f"the save ended with {status}: {output}")
+    expect_same(guest, before, "without the server")
+    bench.storage.start()
+    expect_running(bench, guest, before, url)
+    expect_no_debris(bench)
+    return f"gave up after {waited:.0f} s: {expect_words(output, '10.0.2.2', 'server')!r}"
+
+
+@case("nfs-dead-term")
+def nfs_dead_term(bench: Bench) -> str:
+    """The server dies when xl is at its end, and the save waits for it for ever: a signal lets the guest run on."""
+    guest = bench.guest("pv")
+    figures = []
+    for signal in ("TERM", "HUP"):
+        before = guest.status()
+        url = bench.storage.url("dead.comio")
+        process = save_without_server(bench, "save", guest.name, url)
+        expect(guest.is_paused(), f"the guest is not held but in state {guest.state()}")
+        begin = time.monotonic()
+        bench.kill(signal)
+        status, output = bench.end(process, STOP_LIMIT)
+        ended = time.monotonic() - begin
+        expect_same(guest, before, f"after SIG{signal}, without the server")
+        expect(status == 130, f"comio ended with {status} after SIG{signal}: {output}")
+        bench.storage.start()
+        expect_running(bench, guest, before, url)
+        expect_nothing_in_hand(bench, guest)
+        expect_no_debris(bench)
+        figures.append(f"SIG{signal}: status {status} after {ended:.0f} s, count {before.count} -> {guest.count()}")
+    return "; ".join(figures)
+
+
+@case("nfs-dead-deadline")
+def nfs_dead_deadline(bench: Bench) -> str:
+    """The server dies when xl is at its end: the deadline passes all the same, and the guest is shut down."""
+    bench.clear()
+    guest = bench.guest("pv")
+    night = bench.storage.url("night")
+    bench.machine.write('on_deadline = "shutdown"\n', "/root/host.toml")
+    limit = ample_deadline(bench, guest, bench.storage.url("trial.comio"))
+    bench.storage.empty()
+    words = ["save", "--all", "--config", "/root/host.toml", "--deadline", f"{limit}s", night]
+    begin = time.monotonic()
+    process = save_without_server(bench, *words)
+    expect(guest.is_paused(), f"the guest is not held but in state {guest.state()}")
+    # Shutting down has a minute more.
+    status, output = bench.end(process, limit + 2 * STOP_LIMIT)
+    ended = time.monotonic() - begin
+    expect(status == 1, f"the save ended with {status}: {output}")
+    expect(guest.state() is None, f"the guest was not shut down; its state is {guest.state()}: {output}")
+    line = expect_words(output, "shut-down", "shut down")
+    bench.storage.start()
+    expect(bench.images() == [], f"images are visible: {bench.images()}")
+    expect_nothing_in_hand(bench, guest)
+    bench.drop(guest)
+    return f"ended {ended:.0f} s after its begin, deadline {limit} s: {line!r}"
+
+
+def save_without_server(bench: Bench, *words: object):
+    """Starts a save; returns when all of its guest was read, and the server is dead."""
+    process = bench.start_until("after save", *words)
+    bench.storage.kill()
+    bench.let_go()
+    wait_for(lambda: bench.is_journaled("held") or process.poll() is not None, "the journal to say that all was read")
+    expect(process.poll() is None, "the save ended without the server")
+    return process
 
 
 @case("storage-full")
@@ -81,83 +126,6 @@ def storage_full(bench: Bench) -> str:
     expect(bench.storage.names("small") == [], f"left in the storage: {bench.storage.names('small')}")
     expect_running(bench, guest, before, url)
     return repr(line)
-
-
-@case("comio-killed")
-def comio_killed(bench: Bench) -> str:
-    """Killed when some is written, when the stream is at its end, and at three times between."""
-    guest = bench.guest("pv")
-    figures = []
-    moments = {
-        "first bytes": lambda process: wait_until_saving(bench, process),
-        "after 0.3 s": lambda _: time.sleep(0.3),
-        "after 2 s": lambda _: time.sleep(2),
-        "stream at its end": lambda _: wait_until_stream_ends(bench),
-    }
-    for moment, reach in moments.items():
-        before = guest.status()
-        url = bench.storage.url("killed.comio")
-        process = bench.start("save", guest.name, url)
-        reach(process)
-        bench.machine.run("pkill -KILL -x comio", check=False)
-        status, _ = bench.end(process)
-        figures.append(f"{moment}: {after_kill(bench, guest, before, url, status)}")
-    return "; ".join(figures)
-
-
-def wait_until_stream_ends(bench: Bench) -> None:
-    """Waits in dom0, to be quick: xl writes no more, and comio still runs."""
-    helper = "pgrep -x libxl-save-help >/dev/null"
-    loops = f"until {helper}; do sleep 0.02; done; while {helper}; do sleep 0.02; done"
-    bench.machine.run(f"timeout 60 sh -c '{loops}'")
-
-
-def after_kill(bench: Bench, guest: Guest, before: Status, url: str, status: int) -> str:
-    """Recovers, and expects the guest to run or its image to be whole."""
-    state = guest.state()
-    recovered = bench.comio("recover", check=False)
-    expect(recovered.returncode == 0, f"comio recover ended with {recovered.returncode}: {recovered.stdout}")
-    if guest.state() is None:
-        # The kill came after the image was complete.
-        bench.comio("restore", url)
-        outcome = "the save was done"
-    else:
-        expect(bench.images() == [] or status == 0 or state is not None, f"visible: {bench.images()}")
-        outcome = f"state {state}, recovered"
-    problem = guest.problem(before)
-    expect(problem is None, f"{outcome}: {problem}")
-    if bench.images():
-        # A complete image of a guest that runs on must not be restored by accident.
-        refused = bench.comio("restore", url, check=False)
-        expect(refused.returncode != 0, "the image of a running guest was restored")
-        outcome += ", image complete"
-    bench.comio("clean", "--all", bench.storage.url(""))
-    expect(bench.parts() == [], f"comio clean left {bench.parts()}")
-    bench.storage.empty()
-    return outcome
-
-
-@case("sigterm")
-def sigterm(bench: Bench) -> str:
-    """A signal that can be caught leaves nothing to recover."""
-    figures = []
-    for signal in ("TERM", "INT"):
-        guest = bench.guest("pv")
-        before = guest.status()
-        url = bench.storage.url("stopped.comio")
-        process = bench.start("save", guest.name, url)
-        wait_until_saving(bench, process)
-        begin = time.monotonic()
-        bench.machine.run(f"pkill -{signal} -x comio")
-        status, output = bench.end(process)
-        ended = time.monotonic() - begin
-        expect(status not in (0, 1, 2), f"comio ended with {status} after SIG{signal}: {output}")
-        expect(bench.parts() == [], f"left in the storage: {bench.parts()}")
-        expect_running(bench, guest, before, url)
-        recovered = bench.comio("recover")
-        expect(guest.name not in recovered.stdout, f"there is something to recover: {recovered.stdout}")
-        figures.append(f"SIG{signal}: status {status} after {ended:.1f} s, count {before.count} -> {guest.count()}")
-    return "; ".join(figures)
 
 
 @case("nfs-killed-in-restore")
@@ -267,16 +235,26 @@ def suspend_ignored(bench: Bench) -> str:
 
 @case("xl-missing")
 def xl_missing(bench: Bench) -> str:
+    """Told by every command; an image that could not be restored without xl is not taken for used."""
     guest = bench.guest("pv")
     before = guest.status()
     url = bench.storage.url("none.comio")
-    line = ""
-    for words in (["save", guest.name, url], ["restore", url], ["list"]):
-        failed = bench.comio(*words, check=False, env="COMIO_XL=/nonexistent/xl")
-        expect(failed.returncode == 1, f"{words[0]} ended with {failed.returncode}: {failed.stdout}")
-        if words[0] != "restore":
-            line = expect_words(failed.stdout, "/nonexistent/xl")
-        expect(not re.search("panicked", failed.stdout), f"{words[0]} panicked: {failed.stdout}")
+    line = expect_xl_missing(bench, "save", guest.name, url)
+    expect_xl_missing(bench, "list")
     expect(bench.storage.names() == [], f"left in the storage: {bench.storage.names()}")
     expect_running(bench, guest, before, url)
-    return repr(line)
+    bench.comio("save", guest.name, url)
+    expect_xl_missing(bench, "restore", url)
+    expect(bench.storage.names() == ["none.comio"], f"left in the storage: {bench.storage.names()}")
+    expect_xl_missing(bench, "restore", "--all", bench.storage.url(""))
+    expect(bench.storage.names() == ["none.comio"], f"left in the storage: {bench.storage.names()}")
+    bench.comio("restore", url)
+    expect_same(guest, before, "restored when xl was there again")
+    return f"{line!r}; image unused, restored: count {before.count} -> {guest.count()}"
+
+
+def expect_xl_missing(bench: Bench, *words: object) -> str:
+    failed = bench.comio(*words, check=False, env="COMIO_XL=/nonexistent/xl")
+    expect(failed.returncode == 1, f"{words[0]} ended with {failed.returncode}: {failed.stdout}")
+    expect("panicked" not in failed.stdout, f"{words[0]} panicked: {failed.stdout}")
+    return expect_words(failed.stdout, "/nonexistent/xl")
