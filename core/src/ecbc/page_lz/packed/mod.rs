@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod literals;
 mod tables;
+pub(in crate::ecbc) mod upon;
 #[cfg(test)]
 mod train;
 
