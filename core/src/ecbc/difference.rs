@@ -11,7 +11,7 @@ use zstd_safe::{CCtx, DCtx};
 
 use super::Method;
 use super::cpu::Cpu;
-use super::page_lz::packed::upon::{UponDecoder, UponEncoder};
+use super::page_lz::packed::upon::{Looks, UponDecoder, UponEncoder};
 use crate::{PAGE_SIZE, Page};
 
 /// Magic; frame header (single segment, two bytes of content size); content size less 256.
@@ -59,7 +59,17 @@ pub(crate) struct DifferenceEncoder {
 impl DifferenceEncoder {
     pub(crate) fn new(method: Method) -> Self {
         let level = if matches!(method, Method::Balanced | Method::Dense) { LEVEL } else { LEVEL_FAST };
-        Self { upon: UponEncoder::new(Cpu::detect()), level, context: CCtx::create(), frame: Box::new([0; PAGE_SIZE + HEADER]) }
+        let looks = match method {
+            Method::Turbo | Method::Lz4 | Method::Raw => Looks { few_words: 512, patience_log: 0 },
+            Method::Fast => Looks { few_words: 64, patience_log: 2 },
+            _ => Looks { few_words: 8, patience_log: 4 },
+        };
+        Self {
+            upon: UponEncoder::new(Cpu::detect(), looks),
+            level,
+            context: CCtx::create(),
+            frame: Box::new([0; PAGE_SIZE + HEADER]),
+        }
     }
 
     /// Appends the difference of `page` to `base` by `coder`, if it is shorter than `limit` bytes;
@@ -109,7 +119,11 @@ pub(super) struct DifferenceDecoder {
 
 impl DifferenceDecoder {
     pub(super) fn new(cpu: Cpu) -> Self {
-        Self { upon: UponDecoder::new(cpu), context: DCtx::create(), frame: Box::new([0; PAGE_SIZE + HEADER]) }
+        Self {
+            upon: UponDecoder::new(cpu),
+            context: DCtx::create(),
+            frame: Box::new([0; PAGE_SIZE + HEADER]),
+        }
     }
 
     /// Whether `blob` gave exactly one page. If not, `page` is unspecified.
@@ -187,8 +201,7 @@ mod test {
         let (base, other) = (text(4), text(5));
         for step in [1, 3, 7, 8, 20, 64, 700, 4000] {
             for changed in 0..step.min(70) {
-                let page: Page =
-                    std::array::from_fn(|i| if i % step < changed { other[i] } else { base[i] });
+                let page: Page = std::array::from_fn(|i| if i % step < changed { other[i] } else { base[i] });
                 let mut moved = page;
                 moved.rotate_left(step);
                 for page in [page, moved] {

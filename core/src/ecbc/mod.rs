@@ -131,4 +131,3 @@ impl std::ops::AddAssign for Tally {
         }
     }
 }
-

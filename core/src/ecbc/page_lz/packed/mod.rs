@@ -9,9 +9,9 @@ mod decode;
 mod encode;
 mod literals;
 mod tables;
-pub(in crate::ecbc) mod upon;
 #[cfg(test)]
 mod train;
+pub(in crate::ecbc) mod upon;
 
 pub(in crate::ecbc) use decode::PackedDecoder;
 pub(in crate::ecbc) use encode::PackedEncoder;

@@ -9,7 +9,7 @@ mod encode;
 mod train;
 
 pub(in crate::ecbc) use decode::UponDecoder;
-pub(in crate::ecbc) use encode::UponEncoder;
+pub(in crate::ecbc) use encode::{Looks, UponEncoder};
 
 use super::super::PAD;
 use super::tables::digits;

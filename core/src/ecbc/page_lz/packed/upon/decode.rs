@@ -86,6 +86,7 @@ fn sequences<S: Shuffle>(
         let match_at = written + header.literals;
         let len = header.len.unwrap_or(WINDOW.saturating_sub(match_at));
         if header.literals > read.count - used
+            || len == 0
             || match_at + len > WINDOW
             || header.distance.wrapping_sub(1) >= match_at
         {

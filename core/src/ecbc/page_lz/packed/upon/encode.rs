@@ -17,10 +17,14 @@ use crate::{PAGE_SIZE, Page};
 const TABLE_LOG: u32 = 12;
 /// Every so many bytes of the base a position is entered; matches are extended backward.
 const BASE_STEP: usize = 8;
-/// If fewer words of the page differ from the base's, its other places are not looked for.
-const FEW_WORDS: usize = 8;
-/// After so many positions without a match every second is tried, and so on.
-const PATIENCE_LOG: u32 = 4;
+/// How hard the encoder looks.
+#[derive(Clone, Copy)]
+pub(in crate::ecbc) struct Looks {
+    /// If fewer words of the page differ from the base's, its other places are not looked for.
+    pub(in crate::ecbc) few_words: usize,
+    /// After 2 to the power of this positions without a match every second is tried, and so on.
+    pub(in crate::ecbc) patience_log: u32,
+}
 
 /// By token: its code, the escape's and the token's number if it has none, and below that the
 /// length in eight bits.
@@ -61,6 +65,7 @@ static LEN_FIELDS: [u8; LEN_STARTS[LEN_STARTS.len() - 1] + 1] = {
 /// Encodes pages upon others; the memory is reused, nothing of its content is.
 pub(in crate::ecbc) struct UponEncoder {
     cpu: Cpu,
+    looks: Looks,
     window: Box<[u8; PADDED]>,
     /// For a hash, where its bytes were met last; 0 at first.
     table: Box<[u16; 1 << TABLE_LOG]>,
@@ -87,10 +92,11 @@ struct Match {
 }
 
 impl UponEncoder {
-    pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
+    pub(in crate::ecbc) fn new(cpu: Cpu, looks: Looks) -> Self {
         let room = || Box::new([0; ROOM + 8]);
         Self {
             cpu,
+            looks,
             window: Box::new([0; PADDED]),
             table: Box::new([0; 1 << TABLE_LOG]),
             output: Output::new(),
@@ -132,7 +138,7 @@ impl UponEncoder {
         let (base, page) = self.window[..WINDOW].split_at(PAGE_SIZE);
         let pairs = base.as_chunks::<8>().0.iter().zip(page.as_chunks::<8>().0);
         self.table.fill(0);
-        if pairs.filter(|(old, new)| old != new).count() >= FEW_WORDS {
+        if pairs.filter(|(old, new)| old != new).count() >= self.looks.few_words {
             for at in (0..PAGE_SIZE).step_by(BASE_STEP) {
                 enter(&mut self.table, read(&self.window, at), at);
             }
@@ -162,7 +168,8 @@ impl UponEncoder {
     /// distance, or by the table.
     #[inline(always)]
     fn search(&mut self, mut at: usize) -> Option<Match> {
-        let mut tried = 1 << PATIENCE_LOG;
+        let patience_log = self.looks.patience_log;
+        let mut tried = 1 << patience_log;
         while at + MATCH_MIN <= WINDOW {
             let here = read(&self.window, at);
             if same(SAME_MIN, read(&self.window, at - SAME_PLACE), here) {
@@ -174,7 +181,7 @@ impl UponEncoder {
                     return Some(Match { at, distance: at - from });
                 }
             }
-            at += tried >> PATIENCE_LOG;
+            at += tried >> patience_log;
             tried += 1;
         }
         None

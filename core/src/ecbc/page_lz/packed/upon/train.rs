@@ -26,7 +26,7 @@ pub(super) fn note(token: usize) {
 #[test]
 #[ignore = "prints new tables"]
 fn train_the_differences() {
-    let mut encoder = UponEncoder::new(Cpu::detect());
+    let mut encoder = UponEncoder::new(Cpu::detect(), Looks { few_words: 8, patience_log: 4 });
     for pair in std::env::var("DIFFERENCES").unwrap().split(':') {
         let (old, new) = pair.split_once(',').unwrap();
         let (old, new) = (std::fs::read(old).unwrap(), std::fs::read(new).unwrap());
