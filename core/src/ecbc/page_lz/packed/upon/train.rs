@@ -40,7 +40,9 @@ fn train_the_differences() {
     let lengths = COUNTS.with_borrow(|counts| token_lengths(counts));
     println!();
     for line in lengths.chunks(LINE) {
-        let digits: String = line.iter().map(|length| format!("{length:x}")).collect();
-        println!("{digits}");
+        for length in line {
+            print!("{length:x}");
+        }
+        println!();
     }
 }
