@@ -166,12 +166,16 @@ def prefix_code(lengths):
     return table
 
 
-def packed_tables():
-    path = os.path.join(os.path.dirname(__file__), "../core/src/ecbc/page_lz/packed/lengths.txt")
+def code_lengths(name):
+    path = os.path.join(os.path.dirname(__file__), "../core/src/ecbc/page_lz/packed", name)
     with open(path) as file:
-        lengths = [int(digit, 16) for line in file for digit in line.strip()]
+        return [int(digit, 16) for line in file for digit in line.strip()]
+
+
+def packed_tables():
+    lengths = code_lengths("lengths.txt")
     literals = [prefix_code(lengths[256 * i : 256 * i + 256]) for i in range(8)]
-    return literals, prefix_code(lengths[8 * 256 :])
+    return literals, prefix_code(lengths[8 * 256 :]), prefix_code(code_lengths("upon/lengths.txt"))
 
 
 def packed_literals(code):
@@ -278,6 +282,47 @@ def decode_difference(code, base):
     return zstd_frame(frame, PAGE, dictionary)
 
 
+def decode_packed_difference(code, base):
+    try:
+        return packed_difference(code, base)
+    except IndexError as error:
+        raise Damaged("the code is cut off") from error
+
+
+def packed_difference(code, base):
+    literals, tokens_at = packed_literals(code)
+    bits = Bits(code, tokens_at)
+    window = bytearray(base)
+    used = 0
+    other = 8
+    classes = {2: (5, 3), 3: (4, 0), 4: (8, 0), 5: (8, 3), 6: (13, 0)}
+    extra = [0] * 8 + [1, 2, 3, 4, 5, 7, 12]
+    while 2 * PAGE - len(window) != len(literals) - used:
+        require(tokens_at + bits.read // 8 <= len(code), "tokens beyond the code")
+        token = bits.symbol(DIFFERENCE_TOKENS)
+        if token == 896:
+            token = bits.take(10)
+            require(token < 896, "a token that is none")
+        kind, field, run = token >> 7, token >> 3 & 15, token & 7
+        if kind > 1:
+            count, shift = classes[kind]
+            other = bits.take(count) << shift
+        match = None
+        if field < 15:
+            match = (5 if kind else 3) + sum(1 << bit for bit in extra[:field]) + bits.take(extra[field])
+        if run == 7:
+            extension = bits.take(8)
+            run += extension if extension < 255 else bits.take(12)
+        require(used + run <= len(literals), "more literals than there are")
+        window += literals[used : used + run]
+        used += run
+        match = 2 * PAGE - len(window) if match is None else match
+        require(match > 0, "an empty match")
+        copy_match(window, other if kind else PAGE, match, 2 * PAGE)
+    require(-(-bits.read // 8) == len(code) - tokens_at, "the code ends early or late")
+    return bytes((window + literals[used:])[PAGE:])
+
+
 def zstd_frame(frame, size, dictionary=None):
     decoder = zstandard.ZstdDecompressor(dict_data=dictionary).decompressobj()
     try:
@@ -289,7 +334,7 @@ def zstd_frame(frame, size, dictionary=None):
     return data
 
 
-PACKED_LITERALS, PACKED_TOKENS = packed_tables()
+PACKED_LITERALS, PACKED_TOKENS, DIFFERENCE_TOKENS = packed_tables()
 CODERS = {3: decode_lz4, 4: decode_zstd, 5: decode_page_lz, 12: decode_packed_lz, 13: decode_words}
 UNIT_CODERS = {
     3: decode_lz4,
@@ -413,18 +458,23 @@ class Segment(Part):
         start, end = self.extent(self.entries[index])
         code = self._checked(data[start:end], self.pfns[index])
         kind, ancestor = code[0] >> 4, code[0] & 15
-        if kind == 0:
-            return (ancestor, None), code[1:]
-        require(kind == 1 and len(code) >= 5, "a difference to nothing")
+        support(kind <= 3, f"differences of kind {kind}")
+        decode = decode_packed_difference if kind & 2 else decode_difference
+        if not kind & 1:
+            return (ancestor, None), decode, code[1:]
+        require(len(code) >= 5, "a difference to nothing")
         place = int.from_bytes(code[1:5], "little")
-        return (ancestor, (place >> 10, place & 0x3FF)), code[5:]
+        return (ancestor, (place >> 10, place & 0x3FF)), decode, code[5:]
 
     def page(self, index, data, base=None):
         """The contents of a page; `data` is the segment, `base` the page that it rests on."""
         entry = self.entries[index]
         tag = entry & 15
         if tag in (SAME, ELSEWHERE, DIFFERENCE):
-            page = base if tag != DIFFERENCE else decode_difference(self._difference(index, data)[1], base)
+            page = base
+            if tag == DIFFERENCE:
+                _, decode, code = self._difference(index, data)
+                page = decode(code, base)
             checked = tag != SAME or not entry & UNCHECKED
             require(not checked or xxh3(page) & 0x1FFFFFFF == entry >> 35, "the check of the page's contents")
             return page

@@ -6,7 +6,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use comio_core::ecbc::{BLOB_ROOM, Method, PageCode, PageDecoder, PageEncoder, UnitEncoder, UnitKey};
+use comio_core::ecbc::{
+    BLOB_ROOM, DifferenceCoder, Method, PageCode, PageDecoder, PageEncoder, UnitEncoder, UnitKey,
+};
 use comio_core::{PAGE_SIZE, Page};
 
 thread_local! {
@@ -69,7 +71,9 @@ fn decoding_allocates_nothing() {
             blob[number * 31 % len] ^= 1 << (number % 8);
             let _ = decoder.decode(tag.number(), &blob[..len], &mut out);
             let _ = decoder.decode(tag.number(), &blob[..len - number % len], &mut out);
-            let _ = decoder.decode_difference(&blob[..len], &base, &mut out);
+            for coder in [DifferenceCoder::Zstd, DifferenceCoder::PackedLz] {
+                let _ = decoder.decode_difference(coder, &blob[..len], &base, &mut out);
+            }
             assert_eq!(ALLOCATIONS.get(), before, "{}", tag.name());
             decoded[usize::from(tag.number())] += 1;
         }

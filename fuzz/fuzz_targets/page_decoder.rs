@@ -1,14 +1,14 @@
 //! Blobs of every coder: whatever comes, a page or an error, and after an error no byte of
 //! what was in the page before. The first input byte is the entry tag; 16 is a difference to a
-//! page that the next byte chooses, 17 a unit by coder and number of pages, and above it stands what is
-//! encoded first.
+//! page that the next byte chooses, by zstd, 17 a unit by coder and number of pages, 18 a difference by
+//! packed page LZ, and above it stands what is encoded first.
 
 #![no_main]
 
 use std::cell::RefCell;
 
 use comio_core::PAGE_SIZE;
-use comio_core::ecbc::{Method, PageCode, PageDecoder, PageEncoder, UNIT_BYTES_MAX, UnitEncoder, UnitKey};
+use comio_core::ecbc::{DifferenceCoder, Method, PageCode, PageDecoder, PageEncoder, UNIT_BYTES_MAX, UnitEncoder, UnitKey};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
@@ -19,8 +19,9 @@ fuzz_target!(|input: &[u8]| {
     let Some((&tag, blob)) = input.split_first() else { return };
     match tag {
         0..16 => decode(tag, blob),
-        16 => decode_difference(blob),
+        16 => decode_difference(DifferenceCoder::Zstd, blob),
         17 => decode_unit(blob),
+        18 => decode_difference(DifferenceCoder::PackedLz, blob),
         ..128 => round_trip(tag, blob),
         128.. => round_trip_of_unit(tag, blob),
     }
@@ -34,13 +35,13 @@ fn decode(tag: u8, blob: &[u8]) {
     }
 }
 
-fn decode_difference(input: &[u8]) {
+fn decode_difference(coder: DifferenceCoder, input: &[u8]) {
     let Some((&kind, blob)) = input.split_first() else { return };
     let base = std::array::from_fn(|i| (i / 8 * usize::from(kind)).to_le_bytes()[i % 8]);
     let (mut page, mut again) = ([0xa5; PAGE_SIZE], [0x5a; PAGE_SIZE]);
     let decoded = DECODER.with_borrow_mut(|decoder| {
-        let first = decoder.decode_difference(blob, &base, &mut page);
-        assert_eq!(first, decoder.decode_difference(blob, &base, &mut again));
+        let first = decoder.decode_difference(coder, blob, &base, &mut page);
+        assert_eq!(first, decoder.decode_difference(coder, blob, &base, &mut again));
         first
     });
     assert!(page == again, "stale contents");

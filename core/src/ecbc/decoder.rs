@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::cpu::Cpu;
-use super::difference::DifferenceDecoder;
+use super::difference::{DifferenceCoder, DifferenceDecoder};
 use super::page_lz::PageLzDecoder;
 use super::page_lz::packed::PackedDecoder;
 use super::unit::{UnitDecoder, UnitKey};
@@ -36,7 +36,7 @@ impl PageDecoder {
             page_lz: PageLzDecoder::new(cpu),
             packed_lz: PackedDecoder::new(cpu),
             words: WordsDecoder::new(cpu),
-            difference: DifferenceDecoder::new(),
+            difference: DifferenceDecoder::new(cpu),
             unit: UnitDecoder::new(cpu),
         }
     }
@@ -84,17 +84,18 @@ impl PageDecoder {
         self.unit.decode(&mut self.zstd, key, coder, code, pages)
     }
 
-    /// Decodes the difference `blob` to `base`; otherwise as [`decode`](Self::decode).
+    /// Decodes the difference `blob` to `base` that `coder` made; otherwise as [`decode`](Self::decode).
     ///
     /// # Errors
     /// A blob that is no difference to this base; `page` is then all zeros.
     pub fn decode_difference(
         &mut self,
+        coder: DifferenceCoder,
         blob: &[u8],
         base: &Page,
         page: &mut Page,
     ) -> Result<(), DecodeError> {
-        if self.difference.decode(blob, base, page) {
+        if self.difference.decode(coder, blob, base, page) {
             return Ok(());
         }
         *page = [0; PAGE_SIZE];

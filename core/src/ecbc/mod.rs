@@ -27,6 +27,7 @@ mod zstd;
 
 pub(crate) use classify::uniform;
 pub use decoder::{DecodeError, PageDecoder};
+pub use difference::DifferenceCoder;
 pub use encoder::PageEncoder;
 pub use method::{Method, UnknownMethod};
 pub use unit::{UNIT_BYTES_MAX, UnitEncoder, UnitKey};

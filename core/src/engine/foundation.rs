@@ -21,7 +21,7 @@ use crate::format::entry::{ELSEWHERE_SEGMENTS, Entry, content_check};
 use crate::format::reference::{Place, Reference};
 use crate::format::segment::Digest;
 use crate::page_set::PageSet;
-use crate::segment::{Base, Bases, Likeness, words_alike};
+use crate::segment::{Base, Bases, Costs, Likeness, words_alike};
 use crate::tape::{Batch, Pfns};
 use crate::template::KnownPages;
 use crate::{PAGE_SIZE, Page};
@@ -346,6 +346,7 @@ impl Survey {
             Err(error) => return Ok((batch, Err(error))),
         };
         let changed = std::mem::take(&mut self.changed);
+        let extent = Extent { changed: changed.len(), telling: self.telling };
         let few = changed.len() * FEW <= self.telling;
         let (first, rest): (Vec<_>, Vec<_>) =
             changed.into_iter().enumerate().partition(|(i, _)| few || i % SAMPLE == 0);
@@ -372,7 +373,7 @@ impl Survey {
         let mut batch = batch;
         if !rest.is_empty() {
             let (back, pays);
-            (back, bases, pays) = differences_pay(engine, batch, bases, sample).await?;
+            (back, bases, pays) = differences_pay(engine, batch, bases, sample, extent).await?;
             batch = back;
             if !pays {
                 bases.digest = None;
@@ -417,21 +418,42 @@ async fn locate_alike(lineage: &Lineage, alike: &[(usize, Reference)]) -> Result
     Ok(located)
 }
 
-/// Whether most of the sampled pages are so like their bases that differences will be short.
-/// They are coded faster than pages alone then; others would be tried in vain.
+/// How many pages of a batch changed, and of how many.
+#[derive(Clone, Copy)]
+struct Extent {
+    changed: usize,
+    telling: usize,
+}
+
+impl Extent {
+    /// Whether the pages take no longer than a plain save if all that changed are tried as differences,
+    /// where `alike` of their `words` stand at the same places in their bases.
+    fn pays(self, costs: Costs, alike: usize, words: usize) -> bool {
+        let Self { changed, telling } = self;
+        let Costs { same, alike: least, unlike } = costs;
+        let difference = least * words + unlike * words.saturating_sub(alike);
+        changed * difference + telling.saturating_sub(changed) * same * words <= 100 * telling * words
+    }
+}
+
+/// Whether the sampled pages are so like their bases that differences pay.
 async fn differences_pay(
     engine: &Engine,
     batch: Batch,
     bases: Bases,
     sample: Vec<usize>,
+    extent: Extent,
 ) -> Result<(Batch, Bases, bool), EngineError> {
+    let costs = engine.coder.costs();
     let looked = compute::run(&*engine.compute, move || {
         let pays = match &batch.pages {
             Payload::Bytes(pages) => {
                 let mut decoder = PageDecoder::new();
-                let is_alike = |index: &&usize| is_like_its_base(&mut decoder, pages, &bases, **index);
-                let alike = sample.iter().filter(is_alike).count();
-                4 * alike >= 3 * sample.len()
+                let likenesses: Vec<_> =
+                    sample.iter().map(|&index| likeness(&mut decoder, pages, &bases, index)).collect();
+                let worth = likenesses.iter().filter(|(same, words)| 8 * same >= *words).count();
+                let sum = likenesses.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+                4 * worth >= sample.len() && extent.pays(costs, sum.0, sum.1)
             }
             Payload::Modelled { .. } => false,
         };
@@ -440,13 +462,13 @@ async fn differences_pay(
     Ok(looked.await?)
 }
 
-fn is_like_its_base(decoder: &mut PageDecoder, pages: &[u8], bases: &Bases, index: usize) -> bool {
+/// How many words of a page stand at the same places in its base, and of how many.
+fn likeness(decoder: &mut PageDecoder, pages: &[u8], bases: &Bases, index: usize) -> (usize, usize) {
     let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
-    let (Some(page), Some(base)) = (arrays.get(index), bases.get(index)) else { return false };
+    let (Some(page), Some(base)) = (arrays.get(index), bases.get(index)) else { return (0, 1) };
     let mut contents = [0; PAGE_SIZE];
     if bases.decode(decoder, base, &mut contents).is_err() {
-        return false;
+        return (0, 1);
     }
-    let (same, telling) = words_alike(page, &contents);
-    4 * same >= 3 * telling
+    words_alike(page, &contents)
 }

@@ -3,12 +3,13 @@
 //! An entry of tag 9 or 10 is a reference itself. A difference begins with one:
 //!
 //! ```text
-//! byte 0: bits 0-3 ancestor, bits 4-7 kind (0 the same pfn, 1 by place)
-//! kind 1: u32 segment number << 10 | index in the segment
+//! byte 0: bits 0-3 ancestor, bit 4 by place instead of the same pfn, bit 5 the difference's coder
+//! by place: u32 segment number << 10 | index in the segment
 //! ```
 
 use super::entry::Entry;
 use crate::SEGMENT_PAGES;
+use crate::ecbc::DifferenceCoder;
 
 /// Which page of an ancestor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,8 +34,9 @@ pub struct Reference {
     pub place: Place,
 }
 
-const SAME_PFN: u8 = 0;
-const AT: u8 = 1;
+const AT: u8 = 1 << 4;
+const PACKED_LZ: u8 = 1 << 5;
+const KNOWN: u8 = 0xf | AT | PACKED_LZ;
 const INDEX_BITS: u32 = SEGMENT_PAGES.trailing_zeros();
 /// Pages of segments from this number on cannot be named by a difference.
 const SEGMENTS: u32 = 1 << (u32::BITS - INDEX_BITS);
@@ -51,32 +53,34 @@ impl Reference {
         }
     }
 
-    /// Appends the reference as a difference begins with it.
-    pub(crate) fn write(self, out: &mut Vec<u8>) {
+    /// Appends the reference as a difference by `coder` begins with it.
+    pub(crate) fn write(self, coder: DifferenceCoder, out: &mut Vec<u8>) {
+        let coder = if coder == DifferenceCoder::PackedLz { PACKED_LZ } else { 0 };
         match self.place {
-            Place::SamePfn => out.push(self.ancestor & 0xf | SAME_PFN << 4),
+            Place::SamePfn => out.push(self.ancestor & 0xf | coder),
             Place::At { segment, index } => {
-                out.push(self.ancestor & 0xf | AT << 4);
+                out.push(self.ancestor & 0xf | AT | coder);
                 let place = ((segment % SEGMENTS) << INDEX_BITS) | (u32::from(index) % (1 << INDEX_BITS));
                 out.extend_from_slice(&place.to_le_bytes());
             }
         }
     }
 
-    /// Reads the reference that a difference begins with; gives the rest as well.
-    pub(crate) fn split_from(blob: &[u8]) -> Option<(Self, &[u8])> {
+    /// Reads the reference that a difference begins with; gives its coder and the rest as well.
+    pub(crate) fn split_from(blob: &[u8]) -> Option<(Self, DifferenceCoder, &[u8])> {
         let (&head, rest) = blob.split_first()?;
-        let ancestor = head & 0xf;
-        match head >> 4 {
-            SAME_PFN => Some((Self { ancestor, place: Place::SamePfn }, rest)),
-            AT => {
-                let (place, rest) = rest.split_first_chunk()?;
-                let place = u32::from_le_bytes(*place);
-                let index = (place % (1 << INDEX_BITS)) as u16;
-                Some((Self { ancestor, place: Place::At { segment: place >> INDEX_BITS, index } }, rest))
-            }
-            _ => None,
+        if head & !KNOWN != 0 {
+            return None;
         }
+        let ancestor = head & 0xf;
+        let coder = if head & PACKED_LZ == 0 { DifferenceCoder::Zstd } else { DifferenceCoder::PackedLz };
+        if head & AT == 0 {
+            return Some((Self { ancestor, place: Place::SamePfn }, coder, rest));
+        }
+        let (place, rest) = rest.split_first_chunk()?;
+        let place = u32::from_le_bytes(*place);
+        let index = (place % (1 << INDEX_BITS)) as u16;
+        Some((Self { ancestor, place: Place::At { segment: place >> INDEX_BITS, index } }, coder, rest))
     }
 }
 
@@ -88,13 +92,15 @@ mod test {
     fn references_come_back() {
         for place in [Place::SamePfn, Place::At { segment: SEGMENTS - 1, index: 1023 }] {
             let reference = Reference { ancestor: 15, place };
-            let mut blob = Vec::new();
-            reference.write(&mut blob);
-            blob.push(0xaa);
-            assert_eq!(Reference::split_from(&blob), Some((reference, &[0xaa][..])));
+            for coder in [DifferenceCoder::Zstd, DifferenceCoder::PackedLz] {
+                let mut blob = Vec::new();
+                reference.write(coder, &mut blob);
+                blob.push(0xaa);
+                assert_eq!(Reference::split_from(&blob), Some((reference, coder, &[0xaa][..])));
+            }
         }
         assert_eq!(Reference::split_from(&[]), None);
         assert_eq!(Reference::split_from(&[0x10, 1, 2, 3]), None);
-        assert_eq!(Reference::split_from(&[0x20, 1, 2, 3, 4]), None);
+        assert_eq!(Reference::split_from(&[0x40, 1, 2, 3, 4]), None);
     }
 }

@@ -158,7 +158,7 @@ pub(super) fn check_stored(uuid: &ImageUuid, pfn: u64, entry: Entry, blob: &[u8]
 /// What is wrong, in words.
 pub(crate) fn difference_reference(uuid: &ImageUuid, pfn: u64, blob: &[u8]) -> Result<Reference, String> {
     let blob = checked_blob(uuid, pfn, blob)?;
-    let (reference, _) = Reference::split_from(blob).ok_or("it names no page that it rests on")?;
+    let (reference, ..) = Reference::split_from(blob).ok_or("it names no page that it rests on")?;
     Ok(reference)
 }
 
@@ -257,9 +257,10 @@ pub(super) fn decode_contents(
         }
         Entry::Difference { check, .. } => {
             let blob = checked_blob(uuid, pfn, blob)?;
-            let (_, blob) = Reference::split_from(blob).ok_or("it names no page that it rests on")?;
+            let named = Reference::split_from(blob);
+            let (_, coder, blob) = named.ok_or("it names no page that it rests on")?;
             let base = base.ok_or_else(needs_base)?;
-            decoder.decode_difference(blob, base, page).map_err(|error| error.to_string())?;
+            decoder.decode_difference(coder, blob, base, page).map_err(|error| error.to_string())?;
             check
         }
     };

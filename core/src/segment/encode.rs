@@ -92,8 +92,8 @@ impl Scratch {
         let found = base.map(|base| (base, self.upon.look(&seen, bases, base, &mut self.blobs)));
         match found {
             Some((_, upon::Found::Entry(entry))) => self.entries[index] = entry,
-            Some((base, upon::Found::Difference { len, reference })) => {
-                if len > upon::SURELY_SHORT && self.alone_is_shorter(start, page) {
+            Some((base, upon::Found::Difference { surely, reference })) => {
+                if !surely && self.alone_is_shorter(start, page) {
                     return self.encode_alone(seed, index, page, bases);
                 }
                 self.upon.count(reference, base);

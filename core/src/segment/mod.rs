@@ -77,8 +77,31 @@ impl SlotBytes {
     pub const REAL: Self = Self { pages: crate::SEGMENT_PAGES * crate::PAGE_SIZE, segment: MAX_SEGMENT_LEN };
 }
 
+/// What pages cost that rest on others, in hundredths of the time of coding them alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Costs {
+    /// To know an unchanged page.
+    pub same: usize,
+    /// To code a page as a difference, its base read and decoded, if all of it is alike.
+    pub alike: usize,
+    /// How much more if nothing is.
+    pub unlike: usize,
+}
+
+impl Costs {
+    /// Where coding a page alone takes longer than decoding its base.
+    pub const USUAL: Self = Self { same: 25, alike: 80, unlike: 70 };
+    /// Where it takes no longer, and every misprediction counts.
+    pub const FAST: Self = Self { same: 40, alike: 60, unlike: 600 };
+}
+
 /// Codes segments; called from compute jobs, many at once.
 pub trait SegmentCoder: Send + Sync {
+    /// What pages cost that rest on others.
+    fn costs(&self) -> Costs {
+        Costs::USUAL
+    }
+
     /// The memory it works in: [`SlotBytes::REAL`] unless pages are modelled. The engine has
     /// as many slots under way at once either way.
     fn slot_bytes(&self) -> SlotBytes;
@@ -253,6 +276,10 @@ impl fmt::Debug for EcbcCoder {
 }
 
 impl SegmentCoder for EcbcCoder {
+    fn costs(&self) -> Costs {
+        if matches!(self.method, Method::Raw | Method::Turbo) { Costs::FAST } else { Costs::USUAL }
+    }
+
     fn slot_bytes(&self) -> SlotBytes {
         SlotBytes::REAL
     }

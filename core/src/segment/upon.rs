@@ -8,16 +8,17 @@ use super::digest::{self, Digester, PageTag};
 use super::encode::DIFFERENCE_MAX;
 use super::{Base, Bases, Likeness, PageProblem, Resting, StoredPage};
 use crate::ecbc::difference::DifferenceEncoder;
-use crate::ecbc::{Method, PageDecoder};
+use crate::ecbc::{DifferenceCoder, Method, PageDecoder};
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::{Place, Reference};
 use crate::format::segment::{Digest, DigestKey};
 use crate::{PAGE_SIZE, Page};
 
 /// A difference of at most this many bytes is taken without trying the page alone.
-pub(super) const SURELY_SHORT: usize = 384;
+const SURELY_SHORT: usize = 384;
 
-/// A difference is tried if one in so many words of the page stands at the same place in the base.
+/// If one in so many words of the page stands at the same place in the base, a difference takes less than
+/// the page alone.
 const ALIKE: usize = 8;
 
 /// How many words of `page` that are not zero stand in `base` at the same place, and how many
@@ -43,8 +44,9 @@ pub(super) struct Seen<'a> {
 pub(super) enum Found {
     /// Contents that the ancestor has.
     Entry(Entry),
-    /// A difference of `len` bytes was appended to the blobs.
-    Difference { len: usize, reference: Reference },
+    /// A difference was appended to the blobs. If it is not `surely` the shortest, the page alone may be
+    /// shorter.
+    Difference { surely: bool, reference: Reference },
     /// Nothing to rest on.
     Nothing,
 }
@@ -256,18 +258,19 @@ impl Upon {
                 return Found::Nothing;
             }
         }
-        // Pages found by their features are alike, though perhaps not at the same places.
-        if reference.place == Place::SamePfn {
-            let (same, telling) = words_alike(page, contents);
-            if ALIKE * same < telling {
-                return Found::Nothing;
-            }
-        }
+        let (same, telling) = words_alike(page, contents);
+        let coder = match reference.place {
+            _ if ALIKE * same >= telling => DifferenceCoder::PackedLz,
+            // Pages found by their features are alike, though perhaps not at the same places.
+            Place::At { .. } => DifferenceCoder::Zstd,
+            Place::SamePfn => return Found::Nothing,
+        };
         let start = blobs.len();
-        reference.write(blobs);
+        reference.write(coder, blobs);
         let limit = DIFFERENCE_MAX - (blobs.len() - start);
-        if self.difference.encode(page, contents, limit, blobs).is_some() {
-            Found::Difference { len: blobs.len() - start, reference }
+        if self.difference.encode(coder, page, contents, limit, blobs).is_some() {
+            let surely = coder == DifferenceCoder::PackedLz || blobs.len() - start <= SURELY_SHORT;
+            Found::Difference { surely, reference }
         } else {
             blobs.truncate(start);
             Found::Nothing

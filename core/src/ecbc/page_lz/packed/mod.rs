@@ -11,6 +11,7 @@ mod literals;
 mod tables;
 #[cfg(test)]
 mod train;
+pub(in crate::ecbc) mod upon;
 
 pub(in crate::ecbc) use decode::PackedDecoder;
 pub(in crate::ecbc) use encode::PackedEncoder;

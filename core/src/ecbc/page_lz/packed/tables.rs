@@ -21,22 +21,22 @@ pub(super) const LITERAL_LENGTHS: [[u8; 256]; CLASSES] = {
     let mut lengths = [[0; 256]; CLASSES];
     let mut class = 0;
     while class < CLASSES {
-        lengths[class] = digits(class * 256);
+        lengths[class] = digits(TEXT, class * 256);
         class += 1;
     }
     lengths
 };
 
 /// By token; 0 where it has none. The last is the escape's.
-pub(super) const TOKEN_LENGTHS: [u8; TOKENS + 1] = digits(CLASSES * 256);
+pub(super) const TOKEN_LENGTHS: [u8; TOKENS + 1] = digits(TEXT, CLASSES * 256);
 
-/// The digits from the one with this number on.
-const fn digits<const N: usize>(first: usize) -> [u8; N] {
+/// The digits of `text` from the one with this number on.
+pub(super) const fn digits<const N: usize>(text: &[u8], first: usize) -> [u8; N] {
     let mut lengths = [0; N];
     let mut i = 0;
     while i < N {
         let number = first + i;
-        lengths[i] = match TEXT[number + number / LINE] {
+        lengths[i] = match text[number + number / LINE] {
             digit @ b'0'..=b'9' => digit - b'0',
             letter @ b'a'..=b'b' => letter - b'a' + 10,
             _ => panic!("a length is 0 to 11"),

@@ -145,7 +145,7 @@ fn literal_classes(streams: &[Histogram]) -> Vec<Vec<u8>> {
     std::iter::once(vec![8; 256]).chain(trained).collect()
 }
 
-fn token_lengths(counts: &[f64]) -> Vec<u8> {
+pub(super) fn token_lengths(counts: &[f64]) -> Vec<u8> {
     let mut order: Vec<usize> = (0..TOKENS).collect();
     order.sort_by(|&one, &other| counts[other].total_cmp(&counts[one]).then(one.cmp(&other)));
     let (coded, escaped) = order.split_at(CODED_TOKENS);
