@@ -141,10 +141,10 @@ impl Session {
     ) -> anyhow::Result<T> {
         let mut operation = std::pin::pin!(operation);
         if let Some(result) = self.until_stopped(title, operation.as_mut()).await? {
-            return Ok(result?);
+            return self.ended(result);
         }
         match within(STOP_LIMIT, operation).await {
-            Some(result) => Ok(result?),
+            Some(result) => self.ended(result),
             None => Err(unanswered().into()),
         }
     }
@@ -159,14 +159,14 @@ impl Session {
     ) -> anyhow::Result<T> {
         let mut operation = std::pin::pin!(operation);
         if let Some(result) = self.until_stopped(&format!("{doing} {guest}"), operation.as_mut()).await? {
-            return Ok(result?);
+            return self.ended(result);
         }
         let stopped = now();
         while stopped.elapsed() < GUEST_STOP_LIMIT {
             // The guest was let go before; what is left is the storage's.
             let removing = self.progress.phase() == Phase::Removing;
             if let Some(result) = within(STOP_LIMIT, operation.as_mut()).await {
-                return Ok(result?);
+                return self.ended(result);
             }
             if removing {
                 return Err(unanswered().into());
@@ -176,6 +176,14 @@ impl Session {
             "{guest} could not be let go within {} s and may be paused: run comio recover; what was written stays as a temporary file (see comio clean)",
             GUEST_STOP_LIMIT.as_secs()
         )
+    }
+
+    /// The result of an operation that ended by itself; what a failed one left is told.
+    fn ended<T>(&self, result: Result<T, EngineError>) -> anyhow::Result<T> {
+        if result.is_err() && self.progress.has_left_something() {
+            tell_of_leftover();
+        }
+        Ok(result?)
     }
 
     /// The result of `operation`, or nothing if it was told to stop before.
@@ -212,10 +220,14 @@ fn now() -> Instant {
 
 /// The end of an operation whose storage is silent.
 fn unanswered() -> EngineError {
+    tell_of_leftover();
+    EngineError::Stopped
+}
+
+fn tell_of_leftover() {
     crate::output::say(
         "comio: the storage did not answer in time; what was written stays as a temporary file (see comio clean)",
     );
-    EngineError::Stopped
 }
 
 /// Identity and time of a new image.

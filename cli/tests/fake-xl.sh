@@ -4,7 +4,8 @@
 #   fail-ACTION    that action fails (for save: half of the stream, and then it lets the guest run)
 #   deaf           a save fails as it does when the guest ignores the request to suspend
 #   half-made      a restore that fails leaves its domain, paused
-#   stop-at        "N before", "N middle" or "N after": call number N waits there until `go` is there
+#   stop-at        "N before", "N middle" or "N after": call number N waits there until `go` is there;
+#                  with ACTION for N, the first of these calls to come there does
 set -u
 # Whoever reads may have been killed: that is an error here, not the end.
 trap "" PIPE
@@ -20,7 +21,11 @@ rmdir "$fake/lock"
 trap 'rm -f "$fake/working-$number"' EXIT
 
 point() {
-    [ -e "$fake/stop-at" ] && [ "$(cat "$fake/stop-at")" = "$number $1" ] || return 0
+    case $(cat "$fake/stop-at" 2>/dev/null) in
+    "$number $1") ;;
+    "$action $1") mkdir "$fake/came" 2>/dev/null || return 0 ;;
+    *) return 0 ;;
+    esac
     : >"$fake/stopped"
     until [ -e "$fake/go" ]; do sleep 0.02; done
 }

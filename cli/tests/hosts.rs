@@ -111,9 +111,8 @@ fn a_guest_is_left_out_by_name_number_or_uuid_and_a_wrong_word_is_told() {
 fn a_slow_guest_keeps_no_other_from_being_begun() {
     let host = busy();
     host.add(10, "news", "-b----", "11111111-2222-4333-8444-555555555558");
-    // The calls: list; then a list and a save for each of the first two.
     let args = ["save", "--all", "--jobs", "2", &host.place.path("images")];
-    let mut saving = host.start_until(&args, "4 middle").expect("saves");
+    let mut saving = host.start_until(&args, "save middle").expect("saves");
     let visible = || host.images().iter().filter(|name| !name.starts_with('.')).count();
     wait_until("the others", || visible() == 3);
     host.go();

@@ -68,10 +68,12 @@ pub(super) async fn publish(writer: Box<dyn ObjectWriter>, progress: &Progress) 
 }
 
 /// Removes what was written. The failure before it is what the user must know; a leftover that
-/// could not be removed is found by `Storage::leftovers`.
+/// could not be removed is noted in `progress`, and found by `Storage::leftovers`.
 pub(super) async fn abandon(writer: Box<dyn ObjectWriter>, progress: &Progress) {
     progress.enter(Phase::Removing);
-    let _ = writer.abandon().await;
+    if writer.abandon().await.is_err() {
+        progress.leave_something();
+    }
 }
 
 /// Compares what stands at `offset` with what was written there.

@@ -34,6 +34,7 @@ pub struct Progress {
     stored_bytes: AtomicU64,
     guest_bytes_total: AtomicU64,
     phase: AtomicU8,
+    left_behind: AtomicBool,
     stopping: AtomicBool,
     stop: Notify,
 }
@@ -52,6 +53,15 @@ impl Progress {
     /// Bytes of guest memory there are, 0 while unknown.
     pub fn guest_bytes_total(&self) -> u64 {
         self.guest_bytes_total.load(Ordering::Relaxed)
+    }
+
+    /// Whether what was written could not be removed after a failure: a leftover stays in the storage.
+    pub fn has_left_something(&self) -> bool {
+        self.left_behind.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn leave_something(&self) {
+        self.left_behind.store(true, Ordering::Relaxed);
     }
 
     /// What is being done.

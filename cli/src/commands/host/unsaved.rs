@@ -20,7 +20,7 @@ use crate::session::Session;
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
 const SHUTDOWN_POLL: Duration = Duration::from_secs(1);
 /// The host is to go off, and its storage may be what failed: no longer than this for marks.
-const MARK_LIMIT: Duration = Duration::from_secs(20);
+const MARK_LIMIT: Duration = Duration::from_secs(5);
 const MARKS_AT_ONCE: usize = 4;
 
 /// Marks images from an earlier time of guests that ran and were not saved now: their disks are
