@@ -7,11 +7,9 @@ use std::hint::select_unpredictable;
 use super::bits::{Room, look};
 use super::code::{STATES, decoding};
 use super::literals::{self, Literals};
-use super::tables::{ESCAPE, TOKEN_LENGTHS};
-use super::{
-    DISTANCES, EXTENSION_BITS, EXTENSION_MAX, LEN_BITS, LEN_FIELD_MAX, LITERALS_BITS, LITERALS_FIELD_MAX,
-    ROOM, SECOND_DISTANCE, TOKEN_BITS, TOKENS,
-};
+use super::tables::TOKEN_LENGTHS;
+use super::token::{extension, token};
+use super::{DISTANCES, LEN_BITS, LEN_FIELD_MAX, LITERALS_BITS, LITERALS_FIELD_MAX, ROOM, SECOND_DISTANCE};
 use crate::ecbc::BLOB_MAX;
 use crate::ecbc::cpu::Cpu;
 use crate::ecbc::page_lz::copy::{copy_literals, copy_match};
@@ -105,16 +103,7 @@ fn sequences<V: Vectors, const N: usize>(
 #[inline(always)]
 fn header(input: &Room, at: &mut usize, distances: &mut [usize; 2]) -> Option<Header> {
     let mut bits = look(input, *at);
-    let entry = DECODING[bits as usize & (STATES - 1)];
-    let mut token = (entry >> 8) as usize;
-    let mut used = entry & 0xff;
-    if token == ESCAPE {
-        token = (bits >> used) as usize & ((1 << TOKEN_BITS) - 1);
-        used += TOKEN_BITS;
-        if token >= TOKENS {
-            return None;
-        }
-    }
+    let (token, mut used) = token(&DECODING, bits)?;
     bits >>= used;
     let class = token >> (LEN_BITS + LITERALS_BITS);
     let way = WAYS[class & (WAYS.len() - 1)];
@@ -138,15 +127,6 @@ fn header(input: &Room, at: &mut usize, distances: &mut [usize; 2]) -> Option<He
         *at += bits as usize;
     }
     Some(Header { distance, len: len + MATCH_MIN, literals })
-}
-
-/// What a field could not say, and the bits that say it.
-#[inline(always)]
-fn extension(bits: u64) -> (usize, u32) {
-    match bits as usize & 0xff {
-        EXTENSION_MAX => ((bits >> 8) as usize & ((1 << EXTENSION_BITS) - 1), 8 + EXTENSION_BITS),
-        rest => (rest, 8),
-    }
 }
 
 /// A [`Distance`](super::Distance), ready for use.

@@ -2,12 +2,12 @@
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
 use super::bits::{BitWriter, Room};
-use super::code::codes;
 use super::literals::{self, Literals};
-use super::tables::{ESCAPE, TOKEN_LENGTHS};
+use super::tables::TOKEN_LENGTHS;
+use super::token::{encoding, put_extension};
 use super::{
-    DISTANCES, EXTENSION_BITS, EXTENSION_MAX, LEN_BITS, LEN_FIELD_MAX, LITERALS_BITS, LITERALS_FIELD_MAX,
-    ROOM, SECOND_DISTANCE, TOKEN_BITS, TOKENS, distance_class,
+    DISTANCES, LEN_BITS, LEN_FIELD_MAX, LITERALS_BITS, LITERALS_FIELD_MAX, ROOM, SECOND_DISTANCE, TOKENS,
+    distance_class,
 };
 use crate::ecbc::cpu::Cpu;
 use crate::ecbc::page_lz::parse::{Effort, PageParser, Sequence, Sink};
@@ -15,24 +15,7 @@ use crate::ecbc::page_lz::vectors::{Vectors, choose_vectors};
 use crate::ecbc::page_lz::{FIRST_DISTANCE, MATCH_MIN, PADDED, PIECE};
 use crate::{PAGE_SIZE, Page};
 
-/// By token: its code, the escape's and the token's number if it has none, and below that the
-/// length in eight bits.
-static ENCODING: [u32; TOKENS] = {
-    let codes = codes(&TOKEN_LENGTHS);
-    let escape_len = TOKEN_LENGTHS[ESCAPE] as u32;
-    let mut table = [0; TOKENS];
-    let mut token = 0;
-    while token < TOKENS {
-        #[expect(clippy::cast_possible_truncation, reason = "tokens have ten bits")]
-        let number = token as u32;
-        table[token] = match TOKEN_LENGTHS[token] as u32 {
-            0 => (codes[ESCAPE] | number << escape_len) << 8 | (escape_len + TOKEN_BITS),
-            len => codes[token] << 8 | len,
-        };
-        token += 1;
-    }
-    table
-};
+static ENCODING: [u32; TOKENS] = encoding(&TOKEN_LENGTHS);
 
 /// Five bytes hashed, strides late: what literals and tokens then cost less pays for the search.
 pub(super) struct Balanced;
@@ -125,16 +108,6 @@ impl Output {
         if distance == second { 1 } else { distance_class(distance) }
     }
 
-    /// What a field could not say.
-    #[inline(always)]
-    fn extension(&mut self, rest: usize) {
-        if rest < EXTENSION_MAX {
-            self.writer.put(rest as u64, 8);
-        } else {
-            self.writer.put((EXTENSION_MAX | rest << 8) as u64, 8 + EXTENSION_BITS);
-        }
-    }
-
     fn last_literals(&mut self, literals: &[u8]) {
         self.literals[self.count..self.count + literals.len()].copy_from_slice(literals);
         self.count += literals.len();
@@ -155,11 +128,11 @@ impl Sink<PADDED> for Output {
         self.writer.put(given as u64, way.bits);
         // At most 21 + 12 bits so far; an extension takes up to 20.
         if len >= LEN_FIELD_MAX {
-            self.extension(len - LEN_FIELD_MAX);
+            put_extension(&mut self.writer, len - LEN_FIELD_MAX);
         }
         self.writer.flush(&mut self.tokens);
         if sequence.literals >= LITERALS_FIELD_MAX {
-            self.extension(sequence.literals - LITERALS_FIELD_MAX);
+            put_extension(&mut self.writer, sequence.literals - LITERALS_FIELD_MAX);
             self.writer.flush(&mut self.tokens);
         }
         let mut copied = 0;

@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod literals;
 mod tables;
+mod token;
 #[cfg(test)]
 mod train;
 pub(in crate::ecbc) mod upon;

@@ -5,11 +5,8 @@
 use super::super::bits::{Room, look};
 use super::super::code::{STATES, decoding};
 use super::super::literals::{self, Literals, Read};
-use super::super::tables::ESCAPE;
-use super::super::{
-    EXTENSION_BITS, EXTENSION_MAX, LEN_BITS, LEN_FIELD_MAX, LITERALS_BITS, LITERALS_FIELD_MAX, ROOM,
-    TOKEN_BITS, TOKENS,
-};
+use super::super::token::{extension, token};
+use super::super::{LEN_BITS, LEN_FIELD_MAX, LITERALS_BITS, LITERALS_FIELD_MAX, ROOM};
 use super::{LEN_EXTRA, LEN_STARTS, PADDED, SAME_MIN, SAME_PLACE, TOKEN_LENGTHS, WAYS, WINDOW};
 use crate::ecbc::BLOB_MAX;
 use crate::ecbc::cpu::Cpu;
@@ -108,16 +105,7 @@ fn sequences<V: Vectors, const N: usize>(
 #[inline(always)]
 fn header(input: &Room, at: &mut usize, other: &mut usize) -> Option<Header> {
     let mut bits = look(input, *at);
-    let entry = DECODING[bits as usize & (STATES - 1)];
-    let mut token = (entry >> 8) as usize;
-    let mut used = entry & 0xff;
-    if token == ESCAPE {
-        token = (bits >> used) as usize & ((1 << TOKEN_BITS) - 1);
-        used += TOKEN_BITS;
-        if token >= TOKENS {
-            return None;
-        }
-    }
+    let (token, mut used) = token(&DECODING, bits)?;
     bits >>= used;
     let class = token >> (LEN_BITS + LITERALS_BITS);
     let way = WAYS.get(class)?;
@@ -145,13 +133,4 @@ fn header(input: &Room, at: &mut usize, other: &mut usize) -> Option<Header> {
         *at += bits as usize;
     }
     Some(Header { distance, len, literals })
-}
-
-/// What the literals' field could not say, and the bits that say it.
-#[inline(always)]
-fn extension(bits: u64) -> (usize, u32) {
-    match bits as usize & 0xff {
-        EXTENSION_MAX => ((bits >> 8) as usize & ((1 << EXTENSION_BITS) - 1), 8 + EXTENSION_BITS),
-        rest => (rest, 8),
-    }
 }

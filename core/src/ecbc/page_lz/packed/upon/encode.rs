@@ -2,13 +2,9 @@
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
 use super::super::bits::{BitWriter, Room};
-use super::super::code::codes;
 use super::super::literals::{self, Literals};
-use super::super::tables::ESCAPE;
-use super::super::{
-    EXTENSION_BITS, EXTENSION_MAX, LEN_BITS, LITERALS_BITS, LITERALS_FIELD_MAX, ROOM, TOKEN_BITS, TOKENS,
-    distance_class,
-};
+use super::super::token::{encoding, put_extension};
+use super::super::{LEN_BITS, LITERALS_BITS, LITERALS_FIELD_MAX, ROOM, TOKENS, distance_class};
 use super::{LEN_EXTRA, LEN_STARTS, PADDED, SAME_MIN, SAME_PLACE, TO_THE_END, TOKEN_LENGTHS, WAYS, WINDOW};
 use crate::ecbc::cpu::{Cpu, compiled_for};
 use crate::ecbc::page_lz::{FIRST_DISTANCE, MATCH_MIN, PIECE};
@@ -26,24 +22,7 @@ pub(in crate::ecbc) struct Looks {
     pub(in crate::ecbc) patience_log: u32,
 }
 
-/// By token: its code, the escape's and the token's number if it has none, and below that the
-/// length in eight bits.
-static ENCODING: [u32; TOKENS] = {
-    let codes = codes(&TOKEN_LENGTHS);
-    let escape_len = TOKEN_LENGTHS[ESCAPE] as u32;
-    let mut table = [0; TOKENS];
-    let mut token = 0;
-    while token < TOKENS {
-        #[expect(clippy::cast_possible_truncation, reason = "tokens have ten bits")]
-        let number = token as u32;
-        table[token] = match TOKEN_LENGTHS[token] as u32 {
-            0 => (codes[ESCAPE] | number << escape_len) << 8 | (escape_len + TOKEN_BITS),
-            len => codes[token] << 8 | len,
-        };
-        token += 1;
-    }
-    table
-};
+static ENCODING: [u32; TOKENS] = encoding(&TOKEN_LENGTHS);
 
 /// By how much longer a match is than the shortest, up to the last start: the field for that.
 static LEN_FIELDS: [u8; LEN_STARTS[LEN_STARTS.len() - 1] + 1] = {
@@ -259,7 +238,7 @@ impl Output {
         }
         self.writer.flush(&mut self.tokens);
         if count >= LITERALS_FIELD_MAX {
-            self.extension(count - LITERALS_FIELD_MAX);
+            put_extension(&mut self.writer, count - LITERALS_FIELD_MAX);
             self.writer.flush(&mut self.tokens);
         }
         let mut copied = 0;
@@ -270,16 +249,6 @@ impl Output {
             copied += PIECE;
         }
         self.count += count;
-    }
-
-    /// What the literals' field could not say.
-    #[inline(always)]
-    fn extension(&mut self, rest: usize) {
-        if rest < EXTENSION_MAX {
-            self.writer.put(rest as u64, 8);
-        } else {
-            self.writer.put((EXTENSION_MAX | rest << 8) as u64, 8 + EXTENSION_BITS);
-        }
     }
 
     fn last_literals(&mut self, literals: &[u8]) {
