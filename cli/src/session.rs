@@ -186,6 +186,12 @@ impl Session {
         Ok(result?)
     }
 
+    /// Ends when an operation was told to stop, and has had its time to clean up.
+    pub(crate) async fn stop_limit(&self) {
+        self.progress.stopped().await;
+        let _: Option<()> = within(STOP_LIMIT, std::future::pending()).await;
+    }
+
     /// The result of `operation`, or nothing if it was told to stop before.
     async fn until_stopped<T>(
         &self,

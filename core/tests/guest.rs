@@ -156,6 +156,44 @@ fn an_image_whose_guest_goes_on_is_marked_or_not_visible() {
     }
 }
 
+/// Saves over `storage` as who marks what is in doubt; gives the failure in the end.
+fn save_in_doubt(storage: &dyn Storage, events: &Events, resumable: bool) -> Option<EngineError> {
+    let hypervisor = hypervisor(events, resumable, || Ok(None));
+    let failure = save(&hypervisor, storage).err()?;
+    let mark = Consumed { why: ConsumedBy::RanOn, ..mark() };
+    Some(block_on(engine::mark_in_doubt(storage, "image", &mark, 9, failure, std::future::pending())))
+}
+
+/// Whatever call of the storage is in doubt: an image that is visible all the same is marked.
+#[test]
+fn an_image_in_doubt_is_marked_after_its_guest_runs_again() {
+    let mut visible = 0;
+    for at_call in 1.. {
+        let (inner, events) = (MemoryStorage::new(), Events::default());
+        let storage = FaultyStorage::new(inner.clone(), at_call, Fault::FailAfter(StorageErrorKind::InDoubt));
+        let Some(failure) = save_in_doubt(&storage, &events, true) else { break };
+        assert_eq!(seen(&events), ["resumed"]);
+        if inner.contents("image").is_some() {
+            visible += 1;
+            let there = block_on(engine::consumed(&inner, &OPTIONS.uuid)).expect("asked");
+            assert_eq!(there.map(|mark| mark.why), Some(ConsumedBy::RanOn), "{:?}", storage.calls());
+            assert!(failure.to_string().contains("marked as used"), "{failure}");
+        }
+    }
+    assert_eq!(visible, 1, "publishing");
+}
+
+#[test]
+fn an_image_in_doubt_is_told_of_and_not_marked_while_its_guest_stands_still() {
+    for at_call in 1.. {
+        let (inner, events) = (MemoryStorage::new(), Events::default());
+        let storage = FaultyStorage::new(inner.clone(), at_call, Fault::FailAfter(StorageErrorKind::InDoubt));
+        let Some(failure) = save_in_doubt(&storage, &events, false) else { break };
+        assert!(failure.to_string().contains("comio recover"), "{failure}");
+        assert_eq!(block_on(engine::consumed(&inner, &OPTIONS.uuid)).expect("asked"), None);
+    }
+}
+
 #[test]
 fn a_broken_tape_leaves_the_guest_running_and_no_image() {
     let events = Events::default();

@@ -104,13 +104,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Starts the owner of `io`.
-    pub(super) fn start<IO>(id: u64, io: IO, status: Arc<Status>) -> Self
+    /// Starts the owner of `io`. A reply may stand still in its middle for `patience`, whatever its
+    /// call may take until it begins.
+    pub(super) fn start<IO>(id: u64, io: IO, patience: Duration, status: Arc<Status>) -> Self
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (calls, queue) = mpsc::channel(QUEUE);
-        spawn_owner(own(io, queue, status));
+        spawn_owner(own(io, queue, patience, status));
         Self { id, calls }
     }
 
@@ -128,7 +129,7 @@ impl Connection {
     }
 }
 
-/// Calls without their replies, by transaction number.
+/// Calls without their whole replies, by transaction number.
 #[derive(Default)]
 struct Waiting(Mutex<BTreeMap<u32, Pending>>);
 
@@ -138,7 +139,7 @@ impl Waiting {
     }
 }
 
-async fn own<IO>(io: IO, mut queue: mpsc::Receiver<Call>, status: Arc<Status>)
+async fn own<IO>(io: IO, mut queue: mpsc::Receiver<Call>, patience: Duration, status: Arc<Status>)
 where
     IO: AsyncRead + AsyncWrite + Send + Unpin,
 {
@@ -149,7 +150,7 @@ where
         biased;
         error = receive(read, &waiting, &moves) => Some(error),
         end = send(write, &mut queue, &waiting, &moves) => end.err().map(CallError::from),
-        () = watch(&waiting, &moves) => Some(CallError::Lost("no answer within the time limit".to_owned())),
+        why = watch(&waiting, &moves, patience) => Some(CallError::Lost(why.to_owned())),
     };
     // When the callers are gone nobody would listen, whoever went first: a server that is stopped
     // behind its last caller is not in trouble.
@@ -217,9 +218,13 @@ async fn write_all<IO: AsyncWrite>(
     Ok(())
 }
 
-/// Ends when a call has waited too long while nothing moved, or much too long.
-async fn watch(waiting: &Waiting, moves: &Moves) {
+/// Ends when a call has waited too long while nothing moved, or much too long, or when a reply has stood
+/// still in its middle for `patience`; gives the reason.
+async fn watch(waiting: &Waiting, moves: &Moves, patience: Duration) -> &'static str {
     loop {
+        if moves.reply_stands_still().is_some_and(|silence| silence >= patience) {
+            return "a reply broke off in its middle";
+        }
         let left = |call: &Pending| {
             let in_silence = call.patience.saturating_sub(moves.silence_since(call.sent));
             let in_all = (call.patience * OVERDUE).max(OVERDUE_MIN).saturating_sub(call.sent.elapsed());
@@ -227,7 +232,7 @@ async fn watch(waiting: &Waiting, moves: &Moves) {
         };
         let left = waiting.lock().values().map(left).min();
         match left {
-            Some(Duration::ZERO) => return,
+            Some(Duration::ZERO) => return "no answer within the time limit",
             Some(left) => sleep(left.min(WATCH_INTERVAL)).await,
             None => sleep(WATCH_INTERVAL).await,
         }
@@ -238,7 +243,9 @@ async fn watch(waiting: &Waiting, moves: &Moves) {
 async fn receive<IO: AsyncRead>(io: ReadHalf<IO>, waiting: &Waiting, moves: &Moves) -> CallError {
     let mut reader = RecordReader::new(io, moves);
     loop {
-        if let Err(error) = receive_one(&mut reader, waiting, moves).await {
+        let received = receive_one(&mut reader, waiting, moves).await;
+        moves.set_receiving(false);
+        if let Err(error) = received {
             return error;
         }
     }
@@ -250,6 +257,7 @@ async fn receive_one<R: AsyncRead + Unpin>(
     moves: &Moves,
 ) -> Result<(), CallError> {
     let (len, last) = reader.mark().await?;
+    moves.set_receiving(true);
     if len < 4 {
         return Err(Malformed("a record without a transaction number").into());
     }
@@ -259,22 +267,23 @@ async fn receive_one<R: AsyncRead + Unpin>(
     let mut head = Vec::with_capacity(len.min(READ_HEAD_BYTES_MAX));
     reader.append(&mut head, len.min(READ_HEAD_BYTES_MAX)).await?;
     let xid = Cursor::new(&head).u32()?;
-    let Some(pending) = waiting.lock().remove(&xid) else {
+    let target = waiting.lock().get(&xid).map(|pending| pending.target.clone());
+    let Some(target) = target else {
         // A second reply to the same call, say: no harm.
         tracing::debug!(xid, "a reply to no call");
         return skip_record(reader, len - head.len(), last).await;
     };
-    let outcome = receive_reply(reader, head, len, last, pending.target.as_ref()).await;
-    let (outcome, end) = match outcome {
-        Err(error @ (CallError::Lost(_) | CallError::Malformed(_))) => (Err(error.clone()), Err(error)),
-        outcome => (outcome, Ok(())),
+    // Until its reply is complete the call goes on waiting: the server may stop in the middle.
+    let outcome = match receive_reply(reader, head, len, last, target.as_ref()).await {
+        Err(error @ (CallError::Lost(_) | CallError::Malformed(_))) => return Err(error),
+        outcome => outcome,
     };
-    if end.is_ok() {
-        moves.status.answered();
+    moves.status.answered();
+    if let Some(pending) = waiting.lock().remove(&xid) {
+        // A caller that was cancelled does not listen any more.
+        let _ = pending.done.send(outcome);
     }
-    // A caller that was cancelled does not listen any more.
-    let _ = pending.done.send(outcome);
-    end
+    Ok(())
 }
 
 async fn skip_record<R: AsyncRead + Unpin>(
@@ -384,6 +393,12 @@ const _: () = assert!(MARK_BYTES == 4 && READ_HEAD_BYTES_MAX > 28 + 400 + 104);
 mod test {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn request(patience: Duration) -> Request {
+        Request { head: vec![0; 44], data: None, target: None, patience }
+    }
+
     /// A server that answers every call but the first: that one's reply is lost for ever.
     async fn answer_all_but_the_first(io: tokio::io::DuplexStream) {
         use tokio::io::AsyncReadExt;
@@ -411,13 +426,8 @@ mod test {
         tokio::task::LocalSet::new()
             .run_until(async {
                 tokio::task::spawn_local(answer_all_but_the_first(far));
-                let connection = Connection::start(1, near, Arc::new(Status::new("server".into())));
-                let request = || Request {
-                    head: vec![0; 44],
-                    data: None,
-                    target: None,
-                    patience: Duration::from_secs(20),
-                };
+                let connection = Connection::start(1, near, PATIENCE, Arc::new(Status::new("server".into())));
+                let request = || request(PATIENCE);
                 let begin = now();
                 let others = async {
                     while connection.call(request()).await.is_ok() {
@@ -432,6 +442,55 @@ mod test {
             .await;
     }
 
+    /// A server that takes every call, and breaks off the first one's reply behind so many bytes.
+    async fn break_off(io: tokio::io::DuplexStream, bytes: usize) {
+        use tokio::io::AsyncReadExt;
+        let (mut read, mut write) = tokio::io::split(io);
+        let mut first = true;
+        while let Ok(mark) = read.read_u32().await {
+            let mut call = vec![0; (mark & 0x7fff_ffff) as usize];
+            if read.read_exact(&mut call).await.is_err() {
+                return;
+            }
+            if std::mem::take(&mut first) {
+                let reply = [&[0x80, 0, 4, 0], &call[..4], &[0; 1020]].concat();
+                if write.write_all(&reply[..bytes]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// However long the call may take until its reply begins, and although other calls go out.
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_that_breaks_off_is_noticed() {
+        // Before the server says which call it is for, and after that.
+        for bytes in [4, 100, 800] {
+            let (near, far) = tokio::io::duplex(2 << 10);
+            tokio::task::LocalSet::new()
+                .run_until(async {
+                    tokio::task::spawn_local(break_off(far, bytes));
+                    let connection =
+                        Connection::start(1, near, PATIENCE, Arc::new(Status::new("server".into())));
+                    let begin = now();
+                    let others = async {
+                        while !connection.is_lost() {
+                            let next = sleep(Duration::from_secs(1));
+                            tokio::select! {
+                                _ = connection.call(request(10 * PATIENCE)) => {}
+                                () = next => {}
+                            }
+                        }
+                    };
+                    let (lost, ()) = futures::join!(connection.call(request(10 * PATIENCE)), others);
+                    assert!(matches!(lost, Err(CallError::Lost(_))), "{bytes}: {lost:?}");
+                    let took = begin.elapsed();
+                    assert!(took >= PATIENCE && took < PATIENCE + 2 * WATCH_INTERVAL, "{bytes}: {took:?}");
+                })
+                .await;
+        }
+    }
+
     #[tokio::test]
     async fn a_server_that_stops_behind_its_last_caller_is_not_in_trouble() {
         let status = Arc::new(Status::new("server".into()));
@@ -440,7 +499,7 @@ mod test {
             let (calls, queue) = mpsc::channel(1);
             let calls = stays.then_some(calls);
             drop(far);
-            own(near, queue, Arc::clone(&status)).await;
+            own(near, queue, PATIENCE, Arc::clone(&status)).await;
             assert_eq!(status.is_troubled(), trouble);
             drop(calls);
         }

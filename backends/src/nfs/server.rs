@@ -224,7 +224,7 @@ impl Server {
         }
         let stream = self.peer.connect().await.inspect_err(|error| self.status.failed(&error.to_string()))?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::new(Connection::start(id, stream, Arc::clone(&self.status)));
+        let connection = Arc::new(Connection::start(id, stream, self.patience, Arc::clone(&self.status)));
         *current = Some(Arc::clone(&connection));
         Ok(connection)
     }

@@ -159,13 +159,20 @@ impl Status {
 pub(super) struct Moves {
     pub(super) status: Arc<Status>,
     moved_ms: AtomicU64,
-    /// Something has come over it.
-    heard: AtomicBool,
+    /// When something last came over it; 0 for never.
+    heard_ms: AtomicU64,
+    /// A reply has begun and not ended.
+    receiving: AtomicBool,
 }
 
 impl Moves {
     pub(super) fn new(status: Arc<Status>) -> Self {
-        Self { moved_ms: AtomicU64::new(status.now_ms()), heard: AtomicBool::new(false), status }
+        Self {
+            moved_ms: AtomicU64::new(status.now_ms()),
+            heard_ms: AtomicU64::new(0),
+            receiving: AtomicBool::new(false),
+            status,
+        }
     }
 
     /// Bytes went to the server. Over a connection from which nothing has come yet that says
@@ -173,16 +180,29 @@ impl Moves {
     /// anew with every connection.
     pub(super) fn sent(&self) {
         self.moved_ms.store(self.status.now_ms(), Ordering::Relaxed);
-        if self.heard.load(Ordering::Relaxed) {
+        if self.heard_ms.load(Ordering::Relaxed) != 0 {
             self.status.moved();
         }
     }
 
     /// Bytes came from the server.
     pub(super) fn received(&self) {
-        self.heard.store(true, Ordering::Relaxed);
-        self.moved_ms.store(self.status.now_ms(), Ordering::Relaxed);
+        let now_ms = self.status.now_ms().max(1);
+        self.heard_ms.store(now_ms, Ordering::Relaxed);
+        self.moved_ms.store(now_ms, Ordering::Relaxed);
         self.status.moved();
+    }
+
+    /// A reply has begun, or ended.
+    pub(super) fn set_receiving(&self, receiving: bool) {
+        self.receiving.store(receiving, Ordering::Relaxed);
+    }
+
+    /// How long nothing has come of a reply that has begun: what goes to the server meanwhile does not
+    /// bring it on.
+    pub(super) fn reply_stands_still(&self) -> Option<Duration> {
+        let silence_ms = self.status.now_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed));
+        self.receiving.load(Ordering::Relaxed).then(|| Duration::from_millis(silence_ms))
     }
 
     /// How long nothing has moved on it, seen by a call sent at `since`.

@@ -92,6 +92,15 @@ async fn a_server_that_says_nothing_is_asked_again_over_another_connection() {
 }
 
 #[tokio::test]
+async fn a_reply_that_breaks_off_is_asked_for_again_over_another_connection() {
+    for at in OPERATIONS {
+        save_and_restore(&[Rule::new(at, When::Nth(1), Fault::Stall)]).await;
+    }
+    // Data of an image that is restored, over both connections.
+    save_and_restore(&[Rule::new(Operation::Read, When::Every(10), Fault::Stall)]).await;
+}
+
+#[tokio::test]
 async fn what_a_restarted_server_has_forgotten_is_written_again() {
     for fault in [Fault::Restart, Fault::RestartSameVerifier] {
         for at in [Operation::Write, Operation::Commit] {
@@ -251,13 +260,28 @@ async fn a_server_that_forgets_again_and_again_is_given_up() {
 
 #[tokio::test]
 async fn soft_gives_up_a_silent_server_in_time() {
-    for fault in [Fault::Silence, Fault::CloseBefore] {
+    for fault in [Fault::Silence, Fault::Stall, Fault::CloseBefore] {
         let begin = Instant::now();
         let error = fail(Operation::Write, When::Always, fault, "&soft=1").await;
         assert_eq!(error.kind, StorageErrorKind::Unreachable, "{error}");
         // The save's own second, and one to find that nothing can be removed either.
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
+}
+
+/// Data that begins to come and breaks off, again and again.
+#[tokio::test]
+async fn soft_gives_up_data_that_never_comes_whole_in_time() {
+    let directory = scratch();
+    std::fs::write(directory.path().join("a"), vec![7; 1 << 20]).unwrap();
+    let stalls = Rule::new(Operation::Read, When::Always, Fault::Stall);
+    let server = start(directory.path(), &[stalls]).await;
+    let storage = server.connect(&format!("{SMALL}&soft=1")).await.unwrap();
+    let begin = Instant::now();
+    let reader = storage.open("a").await.unwrap();
+    let error = reader.read_at(0, 1 << 20, Buffer::unpooled(vec![0; 1 << 20])).await.unwrap_err();
+    assert_eq!(error.kind, StorageErrorKind::Unreachable, "{error}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}: {error}", begin.elapsed());
 }
 
 /// Every call that is made again over a new connection sends its bytes again: they say nothing of the

@@ -110,7 +110,8 @@ pub(super) async fn save(
             Ok(report) => Ok(report),
             Err(failure) => {
                 let (storage, name) = (&*target.storage, &target.name);
-                Err(engine::mark_in_doubt(storage, name, &goes_on, marks::unique(), failure).await)
+                let too_late = session.stop_limit();
+                Err(engine::mark_in_doubt(storage, name, &goes_on, marks::unique(), failure, too_late).await)
             }
         }
     };

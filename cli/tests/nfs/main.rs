@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use comio_backends::embedded::EmbeddedServer;
-use common::host::wait_until;
+use common::host::{GUEST, Host, wait_until};
 use common::{Place, comio, done, sample};
 
 /// A signal is obeyed within a second; the machine may be busy.
@@ -69,6 +69,56 @@ fn way_until(server: &EmbeddedServer, file: &Path) -> (u16, Receiver<()>) {
         }
     });
     (port, told)
+}
+
+/// A way to `server` on which answers vanish while `is_mute`. Gives its port.
+fn way_mute_while(server: &EmbeddedServer, is_mute: impl Fn() -> bool + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let (server, is_mute) = (server.port(), Arc::new(is_mute));
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
+            let (back_from, back_to) =
+                (server.try_clone().expect("a socket"), client.try_clone().expect("a socket"));
+            let is_mute = Arc::clone(&is_mute);
+            std::thread::spawn(move || forward(back_from, back_to, || is_mute()));
+            std::thread::spawn(move || forward(client, server, || false));
+        }
+    });
+    port
+}
+
+/// Saves the guest over a way on which the answer to the renaming is lost, and all that follow until
+/// the guest runs again, or for ever. Gives the host and what was said.
+fn save_in_doubt(for_ever: bool) -> (Arc<Host>, String) {
+    let host = Arc::new(Host::new());
+    let images = host.place.path("images");
+    let server = EmbeddedServer::start(Path::new(&images), 1).expect("starts");
+    let at = Arc::clone(&host);
+    let is_mute = move || Path::new(&at.image("web.comio")).exists() && (for_ever || !at.runs(GUEST));
+    let port = way_mute_while(&server, is_mute);
+    let said = host.fails(&["save", GUEST, &url(port, "web.comio", "&soft=1")]);
+    assert!(host.runs(GUEST), "{said}");
+    assert!(host.is_whole("web.comio"), "{said}");
+    assert!(host.journal().is_empty(), "{said}");
+    (host, said)
+}
+
+/// The guest runs first: only then does the server answer again.
+#[test]
+fn an_image_whose_publishing_is_in_doubt_is_marked_once_its_guest_runs() {
+    let (host, said) = save_in_doubt(false);
+    assert!(said.contains("it is marked as used"), "{said}");
+    let refused = host.fails(&["restore", &host.image("web.comio")]);
+    assert!(refused.contains("its guest went on"), "{refused}");
+}
+
+#[test]
+fn an_image_in_doubt_that_cannot_be_marked_is_told_of() {
+    let (host, said) = save_in_doubt(true);
+    assert!(said.contains("never restore it"), "{said}");
+    assert!(!host.images().iter().any(|name| name.ends_with(".comio-used")), "{:?}", host.images());
 }
 
 fn is_away(file: &Path, vanished: &Sender<()>) -> bool {

@@ -7,6 +7,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::pin::pin;
+
+use futures::future::{Either, select};
 
 use super::commit::owned;
 use super::{EngineError, Image};
@@ -181,26 +184,46 @@ async fn publish(
 
 /// To be called with the failure of a save whose guest runs on: if nobody knows whether the image is
 /// there, it is marked with `mark`, since its guest goes on. Gives the failure, with what came of that.
+/// A storage that does not answer is waited for until `too_late` ends.
 pub async fn mark_in_doubt(
     storage: &dyn Storage,
     name: &str,
     mark: &Consumed,
     unique: u64,
-    failure: EngineError,
+    mut failure: EngineError,
+    too_late: impl Future<Output = ()>,
 ) -> EngineError {
-    use std::fmt::Write as _;
-    match failure {
-        EngineError::Storage(mut error) if error.kind == StorageErrorKind::InDoubt => {
-            let _ = match consume(storage, name, mark, true, unique).await {
-                Ok(()) => write!(error.problem, ". If it is there, it is marked as used: its guest goes on"),
-                Err(why) => write!(
-                    error.problem,
-                    ". It could not be marked as used ({why}): if it is there, remove it, and never restore it, for its guest goes on"
-                ),
+    match &mut failure {
+        EngineError::Storage(error) if error.kind == StorageErrorKind::InDoubt => {
+            let marking = consume(storage, name, mark, true, unique);
+            let marked = match select(pin!(marking), pin!(too_late)).await {
+                Either::Left((marked, _)) => marked,
+                Either::Right(_) => Err(EngineError::Stopped),
             };
-            EngineError::Storage(error)
+            error.problem.push_str(&what_came_of(marked));
         }
-        failure => failure,
+        // A mark would be in the way of who ends the guest because its image is there.
+        EngineError::StillHeld { failure, .. } => {
+            if let EngineError::Storage(error) = &mut **failure
+                && error.kind == StorageErrorKind::InDoubt
+            {
+                error.problem.push_str(HELD_IN_DOUBT);
+            }
+        }
+        _ => {}
+    }
+    failure
+}
+
+/// What is said of an image that may be there, and whose guest stands still.
+const HELD_IN_DOUBT: &str = ". If it is there, it may still have to be marked as used: let the guest run with comio recover, which does that, and never restore the image beside it";
+
+fn what_came_of(marked: Result<(), EngineError>) -> String {
+    match marked {
+        Ok(()) => ". If it is there, it is marked as used: its guest goes on".to_owned(),
+        Err(why) => format!(
+            ". It could not be marked as used ({why}): if it is there, remove it, and never restore it, for its guest goes on"
+        ),
     }
 }
 
@@ -245,6 +268,8 @@ pub async fn orphaned_marks(storage: &dyn Storage) -> Result<Vec<ObjectInfo>, En
 
 #[cfg(test)]
 mod test {
+    use std::future::{pending, ready};
+
     use futures::executor::block_on;
 
     use super::*;
@@ -298,7 +323,10 @@ mod test {
         let mark = mark(ConsumedBy::RanOn);
         let failure =
             |kind| EngineError::Storage(StorageError::new(kind, "publish", "guest", "no answer came"));
-        let told = |kind| block_on(mark_in_doubt(&storage, "guest", &mark, 1, failure(kind))).to_string();
+        let told = |kind| {
+            let marking = mark_in_doubt(&storage, "guest", &mark, 1, failure(kind), pending());
+            block_on(marking).to_string()
+        };
         assert!(!told(StorageErrorKind::Unreachable).contains("used"));
         assert_eq!(there(&storage), None);
         let words = told(StorageErrorKind::InDoubt);
@@ -312,8 +340,55 @@ mod test {
         let failure = |kind| StorageError::new(kind, "publish", "x", "nobody answers");
         storage.expect_create().returning(move |_, _| Err(failure(StorageErrorKind::Unreachable)));
         let doubt = EngineError::Storage(failure(StorageErrorKind::InDoubt));
-        let told = block_on(mark_in_doubt(&storage, "guest", &mark(ConsumedBy::RanOn), 1, doubt));
+        let told = block_on(mark_in_doubt(&storage, "guest", &mark(ConsumedBy::RanOn), 1, doubt, pending()));
         assert!(told.to_string().contains("never restore it"), "{told}");
+    }
+
+    #[test]
+    fn a_storage_that_never_answers_is_waited_for_until_it_is_too_late() {
+        let doubt = StorageError::new(StorageErrorKind::InDoubt, "publish", "guest", "no answer came");
+        let mark = mark(ConsumedBy::RanOn);
+        let marking = mark_in_doubt(&Silent, "guest", &mark, 1, doubt.into(), ready(()));
+        let told = block_on(marking).to_string();
+        assert!(told.contains("could not be marked as used (stopped)"), "{told}");
+    }
+
+    /// A storage that never answers.
+    struct Silent;
+
+    #[async_trait::async_trait]
+    impl Storage for Silent {
+        fn location(&self) -> String {
+            String::new()
+        }
+
+        async fn create(
+            &self,
+            _: &str,
+            _: CreateOptions,
+        ) -> Result<Box<dyn crate::storage::ObjectWriter>, StorageError> {
+            pending().await
+        }
+
+        async fn open(&self, _: &str) -> Result<Box<dyn crate::storage::ObjectReader>, StorageError> {
+            pending().await
+        }
+
+        async fn list(&self) -> Result<Vec<ObjectInfo>, StorageError> {
+            pending().await
+        }
+
+        async fn remove(&self, _: &str) -> Result<(), StorageError> {
+            pending().await
+        }
+
+        async fn leftovers(&self) -> Result<Vec<ObjectInfo>, StorageError> {
+            pending().await
+        }
+
+        async fn free_bytes(&self) -> Result<Option<u64>, StorageError> {
+            pending().await
+        }
     }
 
     #[test]

@@ -32,7 +32,9 @@ pub(super) async fn explain(error: EngineError, storage: &dyn Storage, progress:
         if let Some(estimate) = estimate(progress) {
             let _ = write!(error.problem, ", about {estimate} in all");
         }
-        if let Ok(Some(free)) = storage.free_bytes().await {
+        // Nobody waits for that who wants to stop.
+        let asked = progress.unless_stopped(async { Ok(storage.free_bytes().await?) });
+        if let Ok(Some(free)) = asked.await {
             let _ = write!(error.problem, "; {free} bytes are free now that they were removed");
         }
         error.problem.push(')');

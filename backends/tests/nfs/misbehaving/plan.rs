@@ -72,6 +72,9 @@ pub(crate) enum Fault {
     LoseReply,
     /// The call is carried out, and nothing is ever said.
     Silence,
+    /// The call is carried out, and the reply breaks off after half of the record: nothing more comes
+    /// over the connection, which stays open.
+    Stall,
     /// All connections are closed, and what was not committed is forgotten. The next life has
     /// another verifier.
     Restart,

@@ -168,6 +168,10 @@ impl Shared {
             match fault {
                 Some(Fault::LoseReply) => return Ok(()),
                 Some(Fault::Silence) => continue,
+                Some(Fault::Stall) => {
+                    write_claiming(&mut to, &reply[..reply.len() / 2], reply.len()).await?;
+                    return std::future::pending().await;
+                }
                 Some(Fault::Twice) => write_record(&mut to, &reply).await?,
                 Some(Fault::Fragments) => {
                     write_fragments(&mut to, &reply).await?;
