@@ -245,8 +245,9 @@ struct Survey {
     changed: Vec<Located>,
     /// Pages like one of the template.
     alike: Vec<(usize, Reference)>,
-    /// Pages that are one word all over now, and were not.
-    emptied: Vec<Located>,
+    /// Pages that changed and get no difference: those that are one word all over now and were not, and
+    /// those that were one of a unit's. Only a digest wants to know what they were.
+    outdated: Vec<Located>,
     /// Of those to be compared, how many are not one word all over.
     probable: usize,
     /// Pages of which the parent's contents cannot be known.
@@ -278,7 +279,7 @@ impl Survey {
                     if matches!(located.entry, Entry::Zero | Entry::Fill(_)) {
                         survey.compare.push(located);
                     } else {
-                        survey.emptied.push(located);
+                        survey.outdated.push(located);
                     }
                 }
                 Some(mut located) if located.entry.check() == survey.check(index, page) => {
@@ -305,7 +306,7 @@ impl Survey {
     /// Keeps the digest if it is of use: the pages that must be decoded for it are fewer than those that
     /// need not be.
     fn with_digest(mut self, digest: Option<Digest>) -> Self {
-        let decoded = self.changed.len() + self.emptied.len();
+        let decoded = self.changed.len() + self.outdated.len();
         self.digest = digest.filter(|_| self.unknown == 0 && decoded < self.probable);
         self
     }
@@ -326,10 +327,12 @@ impl Survey {
         let known = template.map(|(_, known)| known);
         if let Some(reference) = in_template(known.and_then(|known| known.find(page))) {
             self.certain.push((index, reference));
-        } else if let Some(located) = located.filter(may_be_base) {
-            self.changed.push(located);
+        } else if located.as_ref().is_some_and(may_be_base) {
+            self.changed.extend(located);
         } else if let Some(reference) = in_template(known.and_then(|known| known.find_alike(page))) {
             self.alike.push((index, reference));
+        } else {
+            self.outdated.extend(located.filter(|located| located.entry.extent().is_some()));
         }
     }
 
@@ -351,9 +354,9 @@ impl Survey {
         let (first, rest): (Vec<_>, Vec<_>) =
             changed.into_iter().enumerate().partition(|(i, _)| few || i % SAMPLE == 0);
         let sample: Vec<usize> = first.iter().map(|(_, located)| located.index).collect();
-        let emptied = if self.digest.is_some() { self.emptied } else { Vec::new() };
+        let outdated = if self.digest.is_some() { self.outdated } else { Vec::new() };
         let first = first.into_iter().map(|(_, located)| located);
-        let first = first.chain(self.compare).chain(alike).chain(emptied).collect();
+        let first = first.chain(self.compare).chain(alike).chain(outdated).collect();
         let rest: Vec<Located> = rest.into_iter().map(|(_, located)| located).collect();
         let (first, rest) = match (Plan::of(lineage, first), Plan::of(lineage, rest)) {
             (Ok(first), Ok(rest)) => (first, rest),
@@ -398,9 +401,9 @@ fn may_be_base(located: &Located) -> bool {
     located.entry.extent().is_some() && !matches!(located.entry, Entry::Unit { .. })
 }
 
-/// Whether what the page holds can be found out without decoding a unit.
+/// Whether what the page holds can be found out.
 fn may_be_known(located: &Located) -> bool {
-    may_be_base(located) || matches!(located.entry, Entry::Zero | Entry::Fill(_))
+    located.entry.extent().is_some() || matches!(located.entry, Entry::Zero | Entry::Fill(_))
 }
 
 /// Whether the caller knows this page to be the parent's. Differences are read all the same:
@@ -471,4 +474,43 @@ fn likeness(decoder: &mut PageDecoder, pages: &[u8], bases: &Bases, index: usize
         return (0, 1);
     }
     words_alike(page, &contents)
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn located(index: usize, entry: Entry) -> Located {
+        let reference = Reference { ancestor: 0, place: Place::SamePfn };
+        let extent = entry.extent().map(|(at, len)| (at as u64, len));
+        Located { index, reference, entry, likeness: Likeness::Changed, pfn: index as u64, extent }
+    }
+
+    /// Pages of a unit: two stayed, one changed, one is zeros now.
+    #[test]
+    fn changed_pages_of_units_are_read_for_the_digest() {
+        let mut pages = vec![7; 4 * PAGE_SIZE];
+        pages.iter_mut().step_by(9).for_each(|byte| *byte = 1);
+        let (arrays, _) = pages.as_chunks::<PAGE_SIZE>();
+        let checks: Vec<u32> = arrays.iter().map(|page| content_check(page)).collect();
+        pages[2 * PAGE_SIZE] ^= 4;
+        pages[3 * PAGE_SIZE..].fill(0);
+        let unit = |index: u8| Entry::Unit { index, reach: 256, at: 0, check: checks[usize::from(index)] };
+        let mut parent: Vec<_> = (0..4).map(|i| Some(located(usize::from(i), unit(i)))).collect();
+        let digest = Some(Digest { key: [1; 16], sum: [2; 16] });
+        let survey_of = |parent| Survey::of(&pages, parent, None, &|_| false).with_digest(digest);
+
+        parent[3] = Some(located(3, Entry::Zero));
+        let survey = survey_of(parent.clone());
+        assert!(survey.digest.is_some() && survey.changed.is_empty());
+        assert_eq!(survey.outdated.iter().map(|page| page.index).collect::<Vec<_>>(), [2]);
+
+        parent[3] = Some(located(3, unit(3)));
+        let survey = survey_of(parent.clone());
+        assert!(survey.digest.is_none(), "as many are decoded for it as are not");
+        assert_eq!(survey.outdated.iter().map(|page| page.index).collect::<Vec<_>>(), [2, 3]);
+
+        parent[3] = None;
+        assert!(survey_of(parent).digest.is_none(), "nobody knows what the last one was");
+    }
 }

@@ -49,10 +49,13 @@ impl Plan {
     /// [`EngineError::Ancestor`] for an ancestor that is not at hand.
     pub(super) fn of(lineage: &Lineage, located: Vec<Located>) -> Result<Self, EngineError> {
         let differences = located.iter().filter(|located| is_difference(located)).count();
-        let without_gaps = total(&stretches(lineage, &located, 0)?);
-        let bytes_max = (located.len() * BYTES_A_PAGE).max(without_gaps + differences * BYTES_A_PAGE);
+        let closest = stretches(lineage, &located, 0)?;
+        let bytes_max = (located.len() * BYTES_A_PAGE).max(total(&closest) + differences * BYTES_A_PAGE);
         // Each difference rests on a page that is known when the difference was read.
-        let stretches = stretches(lineage, &located, bytes_max - differences * PAGE_SIZE)?;
+        let stretches = match located.len() {
+            0 | 1 => closest,
+            _ => stretches(lineage, &located, bytes_max - differences * PAGE_SIZE)?,
+        };
         let bytes = bytes_max.min(total(&stretches) + differences * BYTES_A_PAGE);
         Ok(Self { located, stretches, bytes })
     }
@@ -96,9 +99,12 @@ impl Plan {
         }
         let pages = read_blobs(lineage, &self.located, self.stretches, &mut bases.buffers, cost).await?;
         let under = locate_under(lineage, &self.located, &pages, bases).await?;
-        name_images(lineage, &under, bases)?;
-        let stretches = stretches(lineage, &under, room)?;
-        let under_pages = read_blobs(lineage, &under, stretches, &mut bases.buffers, cost).await?;
+        let mut under_pages = Vec::new();
+        if !under.is_empty() {
+            name_images(lineage, &under, bases)?;
+            let stretches = stretches(lineage, &under, room)?;
+            under_pages = read_blobs(lineage, &under, stretches, &mut bases.buffers, cost).await?;
+        }
         for (located, page) in self.located.iter().zip(pages) {
             if bases.pages.len() <= located.index {
                 bases.pages.resize(located.index + 1, None);
@@ -122,9 +128,10 @@ fn name_images(lineage: &Lineage, located: &[Located], bases: &mut Bases) -> Res
         let number = located.reference.ancestor;
         let Some(seen) = seen.get_mut(usize::from(number)).filter(|seen| !**seen) else { continue };
         *seen = true;
-        let uuid = lineage.member(number)?.superblock().uuid;
-        if bases.names.iter().all(|(known, _)| *known != uuid) {
-            bases.names.push((uuid, lineage.name(number)));
+        lineage.member(number)?;
+        let ancestor = &lineage.members[usize::from(number)].ancestor;
+        if bases.names.iter().all(|known| known.uuid != ancestor.uuid) {
+            bases.names.push(ancestor.clone());
         }
     }
     Ok(())

@@ -133,7 +133,7 @@ pub async fn restore_guest_once(
         return Err(EngineError::AlreadyConsumed(name.to_owned(), Box::new(there)));
     }
     let kept = if image.superblock().ancestors.is_empty() {
-        Kept::new()
+        Kept::default()
     } else {
         progress.enter(Phase::Checking);
         progress.unless_stopped(beforehand::check(engine, image)).await?

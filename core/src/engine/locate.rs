@@ -110,8 +110,11 @@ impl<'a> Finder<'a> {
         Self { lineage, last: BTreeMap::new() }
     }
 
-    /// Loads the tables that `wanted` will need, many at once.
+    /// Loads the tables that `wanted` will need, many at once; one page's is loaded as well when it is found.
     pub(super) async fn load(&self, wanted: &[Wanted]) -> Result<(), EngineError> {
+        if wanted.len() < 2 {
+            return Ok(());
+        }
         let mut segments = BTreeSet::new();
         for Wanted { pfn, reference: Reference { ancestor, place }, .. } in wanted {
             let segment = match place {

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 
-use super::beforehand::Kept;
+use super::beforehand::{Kept, Ready};
 use super::gather::{Cost, Plan, Room};
 use super::locate::{Wanted, locate};
 use super::{Engine, EngineError, Image, Phase, Progress};
@@ -37,7 +37,7 @@ pub async fn restore(
     writer: &mut dyn GuestWriter,
     progress: &Progress,
 ) -> Result<RestoreReport, EngineError> {
-    restore_checked(engine, image, Kept::new(), writer, progress).await
+    restore_checked(engine, image, Kept::default(), writer, progress).await
 }
 
 /// As [`restore`], where some segments were read already.
@@ -106,7 +106,7 @@ pub(super) struct ReadAhead<'a> {
 
 impl<'a> ReadAhead<'a> {
     pub(super) fn new(engine: &'a Engine, image: &'a Image) -> Self {
-        Self::after(engine, image, Kept::new())
+        Self::after(engine, image, Kept::default())
     }
 
     /// With some segments in memory.
@@ -127,7 +127,7 @@ impl<'a> ReadAhead<'a> {
 
     fn fill(&mut self) {
         while let Some((number, entry)) = self.waiting.clone().next() {
-            let kept = self.kept.contains_key(&number);
+            let kept = self.kept.has(number);
             // Those that are kept wait for no memory but their pages'.
             let at_once =
                 if kept { self.engine.segments_at_once() } else { self.image.segments_at_once(self.engine) };
@@ -135,8 +135,9 @@ impl<'a> ReadAhead<'a> {
                 break;
             }
             self.waiting.next();
-            let fetched = match self.kept.remove(&number) {
-                Some(stored) => decoded(self.engine, self.image, stored).boxed(),
+            let fetched = match self.kept.take(number) {
+                Some(Ready::Decoded(batch)) => ready(Ok((*entry, batch))).boxed(),
+                Some(Ready::Stored(stored)) => decoded(self.engine, self.image, stored).boxed(),
                 None => fetch(self.engine, self.image, *entry).boxed(),
             };
             self.in_flight.push_back(fetched);
@@ -182,7 +183,7 @@ pub(super) async fn fetch(engine: &Engine, image: &Image, entry: DirectoryEntry)
     decoded(engine, image, read(engine, image, entry).await?).await
 }
 
-async fn decoded(engine: &Engine, image: &Image, stored: Stored) -> Fetched {
+pub(super) async fn decoded(engine: &Engine, image: &Image, stored: Stored) -> Fetched {
     let entry = stored.entry;
     let (batch, _) = decode(engine, image, stored).await?;
     Ok((entry, batch?))

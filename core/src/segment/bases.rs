@@ -5,6 +5,7 @@ use super::decode::{check_stored, decode_contents, decode_page};
 use crate::Page;
 use crate::buffer::{Buffer, Reservation};
 use crate::ecbc::PageDecoder;
+use crate::format::ancestor::Ancestor;
 use crate::format::entry::{Entry, content_check};
 use crate::format::reference::Reference;
 use crate::format::segment::Digest;
@@ -93,6 +94,13 @@ pub struct Base {
     pub under: Option<(Reference, StoredPage)>,
 }
 
+impl Base {
+    /// Whether the ancestor's page is one of a unit's.
+    pub(crate) fn is_in_unit(&self) -> bool {
+        self.page.is_some_and(|page| matches!(page.entry, Entry::Unit { .. }))
+    }
+}
+
 /// For each page of a batch, by its index, what it rests on.
 #[derive(Debug, Default)]
 pub struct Bases {
@@ -104,11 +112,33 @@ pub struct Bases {
     pub reservation: Option<Reservation>,
     /// By page index, the checks of contents that are known already; shorter than the batch where none is.
     pub checks: Vec<Option<u32>>,
-    /// What errors call the images that stored pages stand in.
-    pub names: Vec<(ImageUuid, String)>,
+    /// The images that stored pages stand in, for errors.
+    pub names: Vec<Ancestor>,
     /// Of the parent's segment of the same pfns, if all its pages that may have changed are here, but
     /// for those that are one word all over.
     pub digest: Option<Digest>,
+}
+
+/// The unit whose stored bytes were found whole last, so that they are not checked again for each of its
+/// pages. To be used for the pages of one [`Bases`].
+#[derive(Debug, Default)]
+pub(crate) struct LastUnit(Option<(ImageUuid, u32, BlobAt)>);
+
+impl LastUnit {
+    /// Checks the stored bytes of `page`.
+    fn check(&mut self, bases: &Bases, page: &StoredPage) -> Result<(), PageProblem> {
+        let unit = match (page.entry, page.blob) {
+            (Entry::Unit { at, .. }, Some(blob)) => Some((page.uuid, at, blob)),
+            _ => None,
+        };
+        if unit.is_some() && unit == self.0 {
+            return Ok(());
+        }
+        check_stored(&page.uuid, page.pfn, page.entry, bases.blob(page))
+            .map_err(|problem| bases.in_ancestor(page, problem))?;
+        self.0 = unit.or(self.0);
+        Ok(())
+    }
 }
 
 impl Bases {
@@ -155,8 +185,8 @@ impl Bases {
 
     /// A problem with a stored page, told with the image that it stands in.
     fn in_ancestor(&self, page: &StoredPage, problem: impl Into<String>) -> PageProblem {
-        let name = self.names.iter().find(|(uuid, _)| *uuid == page.uuid);
-        let ancestor = name.map_or("ancestor", |(_, name)| name).to_owned();
+        let known = self.names.iter().find(|known| known.uuid == page.uuid);
+        let ancestor = known.map_or_else(|| "ancestor".to_owned(), Ancestor::to_string);
         let (part, problem) = (format!("page {}", page.pfn), problem.into());
         PageProblem::Ancestors(FormatError::AncestorDamaged { ancestor, offset: page.offset, part, problem })
     }
@@ -235,7 +265,12 @@ impl Bases {
     ///
     /// # Errors
     /// What is wrong.
-    pub(crate) fn check_stored(&self, index: usize, entry: Entry) -> Result<(), PageProblem> {
+    pub(crate) fn check_stored(
+        &self,
+        index: usize,
+        entry: Entry,
+        last_unit: &mut LastUnit,
+    ) -> Result<(), PageProblem> {
         let base = self.get(index);
         if Reference::of_entry(entry).is_none() && !matches!(entry, Entry::Difference { .. }) {
             return Ok(());
@@ -250,10 +285,7 @@ impl Bases {
         if same.is_some_and(|(own, ancestors)| own != ancestors) {
             return Err("the check of its contents differs".into());
         }
-        for page in [Some(page), under].into_iter().flatten() {
-            check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))
-                .map_err(|problem| self.in_ancestor(&page, problem))?;
-        }
+        [Some(page), under].iter().flatten().try_for_each(|page| last_unit.check(self, page))?;
         Ok(())
     }
 
@@ -261,16 +293,13 @@ impl Bases {
     ///
     /// # Errors
     /// What is wrong.
-    pub(crate) fn check_whole(&self, base: &Base) -> Result<(), PageProblem> {
+    pub(crate) fn check_whole(&self, base: &Base, last_unit: &mut LastUnit) -> Result<(), PageProblem> {
         let page = base.page.ok_or("the ancestor's page was not read")?;
         let under = base.under.map(|(_, under)| under);
         if matches!(page.entry, Entry::Difference { .. }) != under.is_some() {
             return Err(self.in_ancestor(&page, "the page that it rests on was not read"));
         }
-        for page in [Some(page), under].into_iter().flatten() {
-            check_stored(&page.uuid, page.pfn, page.entry, self.blob(&page))
-                .map_err(|problem| self.in_ancestor(&page, problem))?;
-        }
+        [Some(page), under].iter().flatten().try_for_each(|page| last_unit.check(self, page))?;
         Ok(())
     }
 

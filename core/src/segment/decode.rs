@@ -1,5 +1,6 @@
 //! A segment to pages.
 
+use super::bases::LastUnit;
 use super::encode::{blob_check, blob_seed};
 use super::{Bases, PageProblem, SegmentError, Tally, unit};
 use crate::buffer::{Buffer, Payload};
@@ -120,7 +121,7 @@ pub(super) fn check_segment(
     if bytes.len() < table.header.len() {
         return Err(FormatError::damaged(entry.offset, "a segment", "it is cut off"));
     }
-    let mut last_unit = None;
+    let (mut last_unit, mut bases_last_unit) = (None, LastUnit::default());
     for (index, pfn) in table.pfns.iter().enumerate() {
         let page_entry = table.entry(index);
         if let Entry::Unit { at, .. } = page_entry
@@ -130,7 +131,7 @@ pub(super) fn check_segment(
         }
         check_stored(uuid, pfn, page_entry, blob_of(&table, bytes, index))
             .map_err(PageProblem::Own)
-            .and_then(|()| bases.check_stored(index, page_entry))
+            .and_then(|()| bases.check_stored(index, page_entry, &mut bases_last_unit))
             .map_err(|problem| page_damage(&table, index, pfn, problem))?;
     }
     Ok(())

@@ -103,8 +103,10 @@ impl Scratch {
                 let code = word.filter(|word| *word != 0).map_or(PageCode::Zero, PageCode::Fill);
                 self.push_code(seed, index, 0, start, code);
             }
-            Some((_, upon::Found::Nothing)) => self.encode_alone(seed, index, page, bases),
-            None => self.encode_among_others(seed, index, page, bases),
+            Some((base, upon::Found::Nothing)) if !base.is_in_unit() => {
+                self.encode_alone(seed, index, page, bases);
+            }
+            None | Some((_, upon::Found::Nothing)) => self.encode_among_others(seed, index, page, bases),
         }
     }
 

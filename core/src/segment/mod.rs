@@ -229,10 +229,9 @@ impl EcbcCoder {
     }
 
     /// The same, with a digest of each segment's pages under `key`, which must be random: a later save
-    /// upon the image knows unchanged pages for what they are without decoding them. The fastest coder
-    /// and the peers do without: they decode in less time than a digest pays for.
+    /// upon the image knows unchanged pages for what they are without decoding them. The peers do without.
     pub fn with_digests(self, key: DigestKey) -> Self {
-        let pays = matches!(self.method, Method::Fast | Method::Light | Method::Balanced | Method::Dense);
+        let pays = Method::LEVELS.contains(&self.method);
         Self { digest_key: pays.then_some(key), ..self }
     }
 
@@ -524,30 +523,40 @@ mod test {
 
     #[test]
     fn a_digest_has_the_last_word_on_what_is_the_same() {
-        let coder = EcbcCoder::new(Method::Balanced, Placement::Hybrid).with_digests([3; 16]);
+        let and_the_damaged_one = [true, true, false, true, true, true, false, true];
+        for method in Method::LEVELS {
+            let coder = EcbcCoder::new(method, Placement::Hybrid).with_digests([3; 16]);
+            digest_has_the_last_word(&coder, and_the_damaged_one);
+        }
+        let coder = EcbcCoder::new(Method::Dense, Placement::Hybrid).with_digests([3; 16]).in_units(4);
+        let and_the_damaged_unit = [true, true, false, true, false, false, false, false];
+        digest_has_the_last_word(&coder, and_the_damaged_unit);
+    }
+
+    /// `without_damaged`: what is the same if page 2 is not and the bytes of page 6 are damaged.
+    fn digest_has_the_last_word(coder: &EcbcCoder, without_damaged: [bool; 8]) {
         let old = pages_of(&[3, 4, 3, 4, 4, 3, 4, 3]);
         let mut new = old.clone();
         new[2 * PAGE_SIZE + 9] ^= 1;
-        let parent = encoded_by(&coder, &old);
+        let parent = encoded_by(coder, &old);
         let only_the_changed_one_is_not = [true, true, false, true, true, true, true, true];
-        assert_eq!(is_same_upon(&coder, &new, &bases_of(&parent, 2)), only_the_changed_one_is_not);
+        assert_eq!(is_same_upon(coder, &new, &bases_of(&parent, 2)), only_the_changed_one_is_not);
         // A page whose check is the same though it is not: as if it had been forged.
         new[5 * PAGE_SIZE + 9] ^= 1;
         let and_the_forged_one = [true, true, false, true, true, false, true, true];
-        assert_eq!(is_same_upon(&coder, &new, &bases_of(&parent, 2)), and_the_forged_one);
+        assert_eq!(is_same_upon(coder, &new, &bases_of(&parent, 2)), and_the_forged_one);
         // Bytes are not compared where the digest agrees: here one of other pages.
         let mut other = old.clone();
         other[5 * PAGE_SIZE + 9] ^= 1;
         let mut bases = bases_of(&parent, 2);
-        bases.digest = bases_of(&encoded_by(&coder, &other), 2).digest;
-        assert_eq!(is_same_upon(&coder, &new, &bases), only_the_changed_one_is_not);
+        bases.digest = bases_of(&encoded_by(coder, &other), 2).digest;
+        assert_eq!(is_same_upon(coder, &new, &bases), only_the_changed_one_is_not);
         // Nor does a page come to rest on damaged bytes that the digest knows nothing of.
         let mut bases = bases_of(&parent, 2);
         let at = bases.pages[6].and_then(|base| base.page?.blob).expect("a blob").at;
         bases.buffers[0][at] ^= 1;
         new[5 * PAGE_SIZE + 9] ^= 1;
-        let and_the_damaged_one = [true, true, false, true, true, true, false, true];
-        assert_eq!(is_same_upon(&coder, &new, &bases), and_the_damaged_one);
+        assert_eq!(is_same_upon(coder, &new, &bases), without_damaged);
     }
 
     #[test]

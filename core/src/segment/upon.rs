@@ -4,6 +4,7 @@
 //! where the parent's digest of the whole segment says so in the end. The entries' checks only tell
 //! which pages need not be compared: a guest can make pages that collide in them.
 
+use super::bases::LastUnit;
 use super::digest::{self, Digester, PageTag};
 use super::encode::DIFFERENCE_MAX;
 use super::{Base, Bases, Likeness, PageProblem, Resting, StoredPage};
@@ -56,6 +57,7 @@ pub(super) struct Upon {
     decoder: PageDecoder,
     difference: DifferenceEncoder,
     digests: Option<Digests>,
+    last_unit: LastUnit,
     resting: Resting,
     /// Zero pages that are zero in an ancestor too: index and ancestor.
     both_zero: Vec<(usize, u8)>,
@@ -90,6 +92,7 @@ impl Upon {
             decoder: PageDecoder::new(),
             difference: DifferenceEncoder::new(method),
             digests: key.map(Digests::new),
+            last_unit: LastUnit::default(),
             resting: Resting::default(),
             both_zero: Vec::new(),
         }
@@ -97,6 +100,7 @@ impl Upon {
 
     /// Begins a segment; `digest` is of the parent's pages of the same pfns.
     pub(super) fn begin(&mut self, digest: Option<Digest>) {
+        self.last_unit = LastUnit::default();
         self.resting = Resting::default();
         self.both_zero.clear();
         if let Some(digests) = &mut self.digests {
@@ -132,7 +136,11 @@ impl Upon {
     /// bytes must be whole: a page must not rest on damaged ones.
     fn trusts(&mut self, bases: &Bases, base: &Base) -> bool {
         let left = self.digests.as_ref().and_then(|digests| digests.left);
-        if left.is_none() || self.noted(bases.check_whole(base)).is_none() {
+        if left.is_none() {
+            return false;
+        }
+        let whole = bases.check_whole(base, &mut self.last_unit);
+        if self.noted(whole).is_none() {
             return false;
         }
         self.take_away_same();

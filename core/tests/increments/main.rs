@@ -319,7 +319,7 @@ fn ten_thousand_random_pages_of_the_tenth_take_two_reads_at_most() {
 #[test]
 fn units_come_back_alone_and_as_a_parents() {
     let (storage, mut guest) = (MemoryStorage::new(), memory(11, 4000));
-    let coder = EcbcCoder::new(Method::Dense, Placement::Hybrid).in_units(16);
+    let coder = EcbcCoder::new(Method::Dense, Placement::Hybrid).in_units(16).with_digests([7; 16]);
     let engine = Engine::new(Arc::new(Inline), Arc::new(coder), 0);
     let report = save_by(&engine, &storage, "parent", 1, &guest, None);
     assert!(report.totals.tally.pages[usize::from(tag::UNIT)] > 2000, "{report:?}");
@@ -340,6 +340,12 @@ fn units_come_back_alone_and_as_a_parents() {
     for (&pfn, page) in guest.iter().step_by(37) {
         assert_eq!(&extract(&storage, "child", pfn).expect("extracts"), page);
     }
+
+    let foundation = Foundation::new(Some(relative(&storage, "parent")), None).expect("a foundation");
+    let report = save_by(&engine, &storage, "in units", 3, &guest, Some(&foundation));
+    let pages = |tag: u8| report.totals.tally.pages[usize::from(tag)];
+    assert!(pages(tag::SAME) > 2000 && pages(tag::UNIT) > 50, "{report:?}");
+    assert_eq!(restore(&storage, "in units").expect("restores"), guest);
 }
 
 #[test]
