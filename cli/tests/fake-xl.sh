@@ -3,6 +3,7 @@
 # What goes wrong is said by files in $FAKE_XEN:
 #   fail-ACTION    that action fails (for save: half of the stream, and then it lets the guest run)
 #   deaf           a save fails as it does when the guest ignores the request to suspend
+#   unwatched      who shuts down stays, shut down: no xl waits for it
 #   half-made      a restore that fails leaves its domain, paused
 #   stop-at        "N before", "N middle" or "N after": call number N waits there until `go` is there;
 #                  with ACTION for N, the first of these calls to come there does
@@ -111,7 +112,10 @@ case "$*" in
 resume\ *) known "$2" && change "$2" 3 -b---- ;;
 unpause\ *) known "$2" && change "$2" 3 -b---- ;;
 destroy\ *) known "$2" && rm "$fake/domains/$2" ;;
-shutdown\ *) known "$2" && rm "$fake/domains/$2" ;;
+shutdown\ *)
+    known "$2"
+    if [ -e "$fake/unwatched" ]; then change "$2" 3 ---s--; else rm "$fake/domains/$2"; fi
+    ;;
 *) refuse "no such call: $*" ;;
 esac
 point after

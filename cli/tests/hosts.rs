@@ -178,12 +178,14 @@ fn a_guest_whose_save_failed_is_shut_down_if_the_host_wants_that() {
         fs::write(&config, format!("storage = \"{images}\"\non_deadline = \"shutdown\"\n"))
             .expect("writable");
         host.set("deaf", "");
+        host.set("unwatched", "");
         host.add(9, "build", "--p---", "11111111-2222-4333-8444-555555555557");
         let mut command = host.comio();
         command.args(["save", "--all", "--config", &config]).args(by_hand.then_some(&images));
         let output = command.output().expect("starts");
         assert_eq!(output.status.code(), Some(1), "{}", words(&output));
         assert_eq!((host.runs(GUEST), host.runs("mail")), (by_hand, by_hand));
+        assert_eq!(host.state("mail").is_some(), by_hand, "nothing of it is left");
         assert_eq!(host.state("build").as_deref(), Some("--p---"), "whoever paused it wants it so");
     }
 }

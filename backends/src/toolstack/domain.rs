@@ -42,6 +42,12 @@ impl Domain {
         self.state.get(3..5) == Some("ss")
     }
 
+    /// Whether it has shut itself down and is still there: after a save that failed nobody waits for
+    /// its end, since the xl that created it goes with the first suspension.
+    pub fn has_powered_off(&self) -> bool {
+        self.state.get(3..5) == Some("s-")
+    }
+
     /// Whether it runs, or would as soon as it had something to do.
     pub fn is_running(&self) -> bool {
         !self.state.contains(['p', 's', 'c', 'd'])
@@ -137,13 +143,10 @@ my guest                                     7   128     2     --p---       4.0 
 
     #[test]
     fn a_suspended_guest_is_told_from_others_that_do_not_run() {
-        let suspended = |state: &str| {
-            parse_list(&LIST.replace("--p---", state)).expect("parses").swap_remove(1).is_suspended()
-        };
-        assert_eq!(
-            ["---ss-", "--pss-", "---s--", "---sc-", "--p---"].map(suspended),
-            [true, true, false, false, false]
-        );
+        let domain = |state: &str| parse_list(&LIST.replace("--p---", state)).expect("parses").swap_remove(1);
+        let states = ["---ss-", "--pss-", "---s--", "---sc-", "--p---"].map(domain);
+        assert_eq!(states.each_ref().map(Domain::is_suspended), [true, true, false, false, false]);
+        assert_eq!(states.each_ref().map(Domain::has_powered_off), [false, false, true, false, false]);
     }
 
     #[test]

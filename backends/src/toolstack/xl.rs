@@ -72,6 +72,14 @@ impl Xl {
         self.act("shutdown", domain).await
     }
 
+    /// Frees what is left of a domain that has shut itself down; any other is left alone.
+    ///
+    /// # Errors
+    /// [`HypervisorError`].
+    pub async fn clear_away(&self, domain: &Domain) -> Result<(), HypervisorError> {
+        if domain.has_powered_off() { self.act("destroy", domain).await } else { Ok(()) }
+    }
+
     /// Lets `domain` run: unpauses it, after it was resumed where an xl that was killed in the
     /// middle of a save has left it suspended.
     ///

@@ -101,7 +101,13 @@ pub(super) async fn shut_down(xl: &Xl, domains: &[Domain], guests: &mut [Outcome
     while !waiting.is_empty() && started.elapsed() < SHUTDOWN_LIMIT {
         tokio::time::sleep(SHUTDOWN_POLL).await;
         let Ok(there) = xl.domains().await else { break };
-        waiting.retain(|domain| there.iter().any(|other| other.uuid == domain.uuid));
+        for ended in there.iter().filter(|other| waiting.iter().any(|domain| domain.uuid == other.uuid)) {
+            if let Err(error) = xl.clear_away(ended).await {
+                output::say(&format!("comio: {error}"));
+            }
+        }
+        waiting
+            .retain(|domain| there.iter().any(|other| other.uuid == domain.uuid && !other.has_powered_off()));
     }
     let still: BTreeSet<u32> = waiting.iter().map(|domain| domain.id).collect();
     for (domain, guest) in domains.iter().zip(guests) {
