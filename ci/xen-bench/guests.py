@@ -76,10 +76,14 @@ class Guest:
 
     def status(self) -> Status:
         """Asks for everything, and reads every file of the guest."""
-        answer = self.ask("hashes")
-        if answer is None:
-            raise RuntimeError(f"{self.name} does not answer; its state is {self.state()}")
-        told = dict(line.split(maxsplit=1) for line in answer.splitlines() if " " in line)
+        told = {}
+        # The counter's file is empty for a moment each time that it is written.
+        while not told.keys() >= {"count", "unnamed"}:
+            answer = self.ask("hashes")
+            if answer is None:
+                raise RuntimeError(f"{self.name} does not answer; its state is {self.state()}")
+            pairs = (line.split(maxsplit=1) for line in answer.splitlines())
+            told = dict(pair for pair in pairs if len(pair) == 2)
         return Status(
             count=int(told["count"]),
             unnamed=int(told["unnamed"]),
@@ -103,10 +107,12 @@ class Guest:
         return bound
 
     def count(self) -> int:
-        answer = self.ask()
-        if answer is None:
-            raise RuntimeError(f"{self.name} does not answer; its state is {self.state()}")
-        return int(re.search(r"count (\d+)", answer)[1])
+        while True:
+            answer = self.ask()
+            if answer is None:
+                raise RuntimeError(f"{self.name} does not answer; its state is {self.state()}")
+            if found := re.search(r"count (\d+)", answer):
+                return int(found[1])
 
     def write_pattern(self, generation: int) -> None:
         """Fills known pages of the guest's memory (guest/www/cgi-bin/pattern)."""
