@@ -4,14 +4,14 @@
 use std::marker::PhantomData;
 
 use super::parse::{Effort, Parser, Sequence, Sink};
-use super::vectors::choose_vectors;
-use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, PIECE, UNIT_PADDED, mode};
+use super::vectors::{WIDE, choose_vectors};
+use super::{EXTENSION_MAX, FIELD_MAX, FIRST_DISTANCE, MATCH_MIN, PAD, PADDED, UNIT_PADDED, mode};
 use crate::ecbc::cpu::Cpu;
 
 /// Room for the code of `padded` bytes: twice as many, since no sequence is longer than what it stands
 /// for by more than the extension of its literals.
 const fn room(padded: usize) -> usize {
-    2 * (padded - PAD) + PIECE
+    2 * (padded - PAD) + WIDE
 }
 
 /// Encodes single pages fast. Half the usual table: filling it anew for each page takes time.
@@ -115,7 +115,7 @@ impl<const P: usize, const R: usize> Sink<P> for Output<R> {
         let len = len - MATCH_MIN;
         self.distance = distance;
         let token = mode | len.min(FIELD_MAX) << 2 | count.min(FIELD_MAX) << 5;
-        let at = self.len & (R - PIECE - 1);
+        let at = self.len & (R - WIDE - 1);
         self.bytes[at] = token as u8;
         self.bytes[at + 1..at + 3].copy_from_slice(&(given as u16).to_le_bytes());
         self.len += 1 + usize::from(mode::BYTES[mode]);
@@ -139,11 +139,12 @@ impl<const R: usize> Output<R> {
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "lengths are below 2^16")]
     fn extension(&mut self, field: usize) {
-        let Some(rest) = field.checked_sub(FIELD_MAX) else { return };
-        let at = self.len & (R - PIECE - 1);
+        let at = self.len & (R - WIDE - 1);
+        let rest = field.wrapping_sub(FIELD_MAX);
+        // Written in any case: whether it counts is hard to predict.
         self.bytes[at] = rest.min(EXTENSION_MAX) as u8;
-        self.len += 1;
-        if rest >= EXTENSION_MAX {
+        self.len += usize::from(field >= FIELD_MAX);
+        if field >= FIELD_MAX + EXTENSION_MAX {
             self.bytes[at + 1..at + 3].copy_from_slice(&(rest as u16).to_le_bytes());
             self.len += 2;
         }
@@ -154,9 +155,9 @@ impl<const R: usize> Output<R> {
         let mut copied = 0;
         loop {
             let from = (start + copied) & (P - PAD - 1);
-            let to = (self.len + copied) & (R - PIECE - 1);
-            self.bytes[to..to + PIECE].copy_from_slice(&input[from..from + PIECE]);
-            copied += PIECE;
+            let to = (self.len + copied) & (R - WIDE - 1);
+            self.bytes[to..to + WIDE].copy_from_slice(&input[from..from + WIDE]);
+            copied += WIDE;
             if copied >= count {
                 break;
             }
