@@ -7,8 +7,8 @@ use zstd_safe::{ParamSwitch, Strategy};
 use super::classify::{is_noise, uniform_on};
 use super::cpu::Cpu;
 use super::lz4::Lz4Encoder;
-use super::page_lz::packed::PackedEncoder;
-use super::page_lz::{FastPageLzEncoder, LightPageLzEncoder};
+use super::page_lz::FastPageLzEncoder;
+use super::page_lz::packed::{Balanced, Light, PackedEncoder};
 use super::words::WordsEncoder;
 use super::zstd::{Tuning, ZstdEncoder};
 use super::{BLOB_MAX, BLOB_ROOM, Method, PageCode, Tag};
@@ -29,8 +29,8 @@ enum Coder {
     Lz4(Lz4Encoder),
     Zstd(ZstdEncoder),
     FastLz(FastPageLzEncoder),
-    LightLz(LightPageLzEncoder),
-    PackedLz(PackedEncoder),
+    LightLz(PackedEncoder<Light>),
+    BalancedLz(PackedEncoder<Balanced>),
     Words(WordsEncoder),
 }
 
@@ -48,8 +48,8 @@ impl PageEncoder {
             Method::Zstd1 => Coder::Zstd(ZstdEncoder::at_level(1)),
             Method::Turbo => Coder::Words(WordsEncoder::new(cpu)),
             Method::Fast => Coder::FastLz(FastPageLzEncoder::new(cpu)),
-            Method::Light => Coder::LightLz(LightPageLzEncoder::new(cpu)),
-            Method::Balanced => Coder::PackedLz(PackedEncoder::new(cpu)),
+            Method::Light => Coder::LightLz(PackedEncoder::new(cpu)),
+            Method::Balanced => Coder::BalancedLz(PackedEncoder::new(cpu)),
             Method::Dense => Coder::Zstd(ZstdEncoder::tuned(DENSE)),
         };
         let is_peer = matches!(method, Method::Raw | Method::Lz4 | Method::Zstd1);
@@ -102,8 +102,8 @@ impl Coder {
             Self::Lz4(coder) => (Tag::Lz4, coder.encode(page, target)),
             Self::Zstd(coder) => (Tag::Zstd, coder.encode(page, target)),
             Self::FastLz(coder) => (Tag::PageLz, coder.encode(page, target)),
-            Self::LightLz(coder) => (Tag::PageLz, coder.encode(page, target)),
-            Self::PackedLz(coder) => (Tag::PackedLz, coder.encode(page, target)),
+            Self::LightLz(coder) => (Tag::PackedLz, coder.encode(page, target)),
+            Self::BalancedLz(coder) => (Tag::PackedLz, coder.encode(page, target)),
             Self::Words(coder) => (Tag::Words, coder.encode(page, target)),
         };
         len.map_or(PageCode::Stored, |len| PageCode::Blob { tag, len })

@@ -92,9 +92,9 @@ const GOLDEN: [&str; Method::ALL.len()] = [
     "lz4 4345937 8ce90a81345baf78",
     "zstd1 3020133 0292da1494787b7e",
     "turbo 5290215 fc20788b07e15af0",
-    "fast 4969589 ffbb718b8097cc43",
-    "light 4169251 ffda65df42430c6e",
-    "balanced 3205057 ba3cb30de71086c0",
+    "fast 4721710 6b6ad95529b74a66",
+    "light 3794283 5afb720e930f78ee",
+    "balanced 3235196 b7209503c9958353",
     "dense 3023235 2d656d84b5985999",
 ];
 

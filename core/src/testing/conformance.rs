@@ -151,7 +151,7 @@ async fn an_object_may_be_empty(storage: &dyn Storage, unique: &mut Unique) {
     writer.publish().await.expect("publish");
     let reader = storage.open("empty").await.expect("open");
     assert!(reader.is_empty());
-    assert_eq!(read(&*reader, 0, 0).await, []);
+    assert!(read(&*reader, 0, 0).await.is_empty());
     storage.remove("empty").await.expect("remove");
 }
 

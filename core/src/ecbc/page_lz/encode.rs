@@ -16,43 +16,53 @@ const fn room(padded: usize) -> usize {
 
 /// Encodes single pages fast. Half the usual table: filling it anew for each page takes time.
 pub(in crate::ecbc) type FastPageLzEncoder = Encoder<Fast, PADDED, { 1 << 10 }, { room(PADDED) }>;
-/// Encodes single pages. Its table has 4 KiB, so that table, page and output share the L1 cache.
-pub(in crate::ecbc) type LightPageLzEncoder = Encoder<Light, PADDED, { 1 << 11 }, { room(PADDED) }>;
 /// Encodes units.
 pub(in crate::ecbc) type UnitLzEncoder<E> = Encoder<E, UNIT_PADDED, { 1 << 12 }, { room(UNIT_PADDED) }>;
 
 /// Whole 64-bit words only, in strides that soon grow: faster than LZ4 at acceleration 32, and denser.
-pub(in crate::ecbc) struct Turbo;
+pub(in crate::ecbc) struct TurboUnits;
 
-impl Effort for Turbo {
+impl Effort for TurboUnits {
     const HASHED_BYTES: u32 = 8;
     const ALIGNED: usize = 8;
-    const STRIDE: usize = 1;
+    const FIRST_TRIES: usize = 2;
     const SKIP_LOG: u32 = 1;
     const ACCEPTED: usize = 8;
     const REPEATED: usize = 8;
 }
 
-/// Eight bytes hashed and compared, soon in large strides: as dense as LZ4 at acceleration 8, and faster.
+/// Eight bytes hashed and compared, soon in strides: denser than LZ4 at acceleration 8, and faster.
 pub(in crate::ecbc) struct Fast;
 
 impl Effort for Fast {
     const HASHED_BYTES: u32 = 8;
     const ALIGNED: usize = 1;
-    const STRIDE: usize = 1;
-    const SKIP_LOG: u32 = 1;
+    const FIRST_TRIES: usize = 2;
+    const SKIP_LOG: u32 = 2;
     const ACCEPTED: usize = 8;
-    const REPEATED: usize = 6;
+    const REPEATED: usize = MATCH_MIN;
 }
 
-/// Six bytes hashed and compared, strides after eight positions: denser than LZ4 and faster.
-pub(in crate::ecbc) struct Light;
+/// The same in units, where there is more to find: sooner in strides.
+pub(in crate::ecbc) struct FastUnits;
 
-impl Effort for Light {
+impl Effort for FastUnits {
+    const HASHED_BYTES: u32 = 8;
+    const ALIGNED: usize = 1;
+    const FIRST_TRIES: usize = 2;
+    const SKIP_LOG: u32 = 1;
+    const ACCEPTED: usize = 8;
+    const REPEATED: usize = MATCH_MIN;
+}
+
+/// Six bytes hashed and compared, strides after 16 positions: denser than LZ4 and faster.
+pub(in crate::ecbc) struct LightUnits;
+
+impl Effort for LightUnits {
     const HASHED_BYTES: u32 = 6;
     const ALIGNED: usize = 1;
-    const STRIDE: usize = 1;
-    const SKIP_LOG: u32 = 3;
+    const FIRST_TRIES: usize = 16;
+    const SKIP_LOG: u32 = 4;
     const ACCEPTED: usize = 6;
     const REPEATED: usize = MATCH_MIN;
 }

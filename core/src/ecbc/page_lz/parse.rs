@@ -17,9 +17,9 @@ pub(in crate::ecbc) trait Effort {
     const HASHED_BYTES: u32;
     /// Only positions that are multiples of this are tried.
     const ALIGNED: usize;
-    /// Every how many of them one is tried behind a match.
-    const STRIDE: usize;
-    /// After `2^SKIP_LOG` tries without a match the stride is one more, and so on.
+    /// How many in a row are tried behind a match, at most `2^SKIP_LOG`.
+    const FIRST_TRIES: usize;
+    /// Then every second one, and after each `2^SKIP_LOG` tries without a match the stride is one more.
     const SKIP_LOG: u32;
     /// Equal bytes that make a match, [`MATCH_MIN`] to 8.
     const ACCEPTED: usize;
@@ -142,7 +142,7 @@ fn search<E: Effort, const P: usize, const T: usize>(
     mut at: usize,
     distance: usize,
 ) -> Option<Match> {
-    let mut tried = E::STRIDE << E::SKIP_LOG;
+    let mut tried = (2 << E::SKIP_LOG) - E::FIRST_TRIES;
     while at <= last_start {
         let here = read(input, at);
         let from = swap_in::<E, T>(table, here, at);

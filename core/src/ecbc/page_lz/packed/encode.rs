@@ -1,6 +1,8 @@
 //! From sequences to packed page LZ.
 #![expect(clippy::inline_always, reason = "compiled for several CPUs; calls cost several percent")]
 
+use std::marker::PhantomData;
+
 use super::bits::{BitWriter, Room};
 use super::literals::{self, Literals};
 use super::tables::TOKEN_LENGTHS;
@@ -17,20 +19,33 @@ use crate::{PAGE_SIZE, Page};
 
 static ENCODING: [u32; TOKENS] = encoding(&TOKEN_LENGTHS);
 
-/// Five bytes hashed, strides late: what literals and tokens then cost less pays for the search.
-pub(super) struct Balanced;
+/// Six bytes hashed, strides late: what literals and tokens then cost less pays for the search.
+pub(in crate::ecbc) struct Balanced;
 
 impl Effort for Balanced {
-    const HASHED_BYTES: u32 = 5;
+    const HASHED_BYTES: u32 = 6;
     const ALIGNED: usize = 1;
-    const STRIDE: usize = 1;
-    const SKIP_LOG: u32 = 4;
-    const ACCEPTED: usize = MATCH_MIN;
+    const FIRST_TRIES: usize = 32;
+    const SKIP_LOG: u32 = 5;
+    const ACCEPTED: usize = 6;
+    const REPEATED: usize = MATCH_MIN;
+}
+
+/// Faster than LZ4 and denser: what is lost by a search in strides, the codes make good.
+pub(in crate::ecbc) struct Light;
+
+impl Effort for Light {
+    const HASHED_BYTES: u32 = 8;
+    const ALIGNED: usize = 1;
+    const FIRST_TRIES: usize = 4;
+    const SKIP_LOG: u32 = 2;
+    const ACCEPTED: usize = 8;
     const REPEATED: usize = MATCH_MIN;
 }
 
 /// Encodes pages; the memory is reused, nothing of a page's content is.
-pub(in crate::ecbc) struct PackedEncoder {
+pub(in crate::ecbc) struct PackedEncoder<E> {
+    effort: PhantomData<E>,
     cpu: Cpu,
     parser: PageParser,
     output: Output,
@@ -48,10 +63,17 @@ struct Output {
     distances: [usize; 2],
 }
 
-impl PackedEncoder {
+impl<E: Effort> PackedEncoder<E> {
     pub(in crate::ecbc) fn new(cpu: Cpu) -> Self {
         let room = || Box::new([0; ROOM + 8]);
-        Self { cpu, parser: PageParser::new(), output: Output::new(), out: room(), spare: room() }
+        Self {
+            effort: PhantomData,
+            cpu,
+            parser: PageParser::new(),
+            output: Output::new(),
+            out: room(),
+            spare: room(),
+        }
     }
 
     /// The length of the code, or `None` if `target` cannot hold it.
@@ -59,7 +81,7 @@ impl PackedEncoder {
         let (cpu, this) = (self.cpu, self);
         choose_vectors!(
             cpu,
-            fn encode<V>(this: &mut PackedEncoder, page: &Page, target: &mut [u8]) -> Option<usize> {
+            fn encode<V; E: Effort>(this: &mut PackedEncoder<E>, page: &Page, target: &mut [u8]) -> Option<usize> {
                 this.encode_inline::<V>(page, target)
             }
         )
@@ -68,7 +90,7 @@ impl PackedEncoder {
     #[inline(always)]
     fn encode_inline<V: Vectors>(&mut self, page: &Page, target: &mut [u8]) -> Option<usize> {
         self.output.begin();
-        let last = self.parser.parse::<V, Balanced>(page, &mut self.output);
+        let last = self.parser.parse::<V, E>(page, &mut self.output);
         self.output.last_literals(last);
         let Output { literals, count, tokens, writer, .. } = &mut self.output;
         let at = literals::write(literals, *count, &mut self.out, &mut self.spare)?;

@@ -15,7 +15,7 @@ mod train;
 pub(in crate::ecbc) mod upon;
 
 pub(in crate::ecbc) use decode::PackedDecoder;
-pub(in crate::ecbc) use encode::PackedEncoder;
+pub(in crate::ecbc) use encode::{Balanced, Light, PackedEncoder};
 
 /// A page, or a code, as it grows; twice what is ever needed.
 const ROOM: usize = 2 * crate::PAGE_SIZE;
