@@ -92,7 +92,7 @@ const GOLDEN: [&str; Method::ALL.len()] = [
     "lz4 4345937 8ce90a81345baf78",
     "zstd1 3020133 0292da1494787b7e",
     "turbo 5290215 fc20788b07e15af0",
-    "fast 4721710 6b6ad95529b74a66",
+    "fast 4876571 ac7a8b18b47e16c4",
     "light 3794283 5afb720e930f78ee",
     "balanced 3235196 b7209503c9958353",
     "dense 3023235 2d656d84b5985999",

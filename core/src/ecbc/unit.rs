@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::cpu::Cpu;
 use super::lz4::{self, Lz4Encoder};
-use super::page_lz::{Effort, FastUnits, LightUnits, TurboUnits, UnitLzDecoder, UnitLzEncoder};
+use super::page_lz::{Effort, Fast, LightUnits, TurboUnits, UnitLzDecoder, UnitLzEncoder};
 use super::zstd::{ZstdDecoder, ZstdUnitEncoder};
 use super::{DecodeError, Method, Tag};
 use crate::format::entry::UNIT_PAGES_MAX;
@@ -64,7 +64,7 @@ impl UnitEncoder {
             Method::Raw => return None,
             Method::Lz4 => (Tag::Lz4, Box::new(Lz4Encoder::new())),
             Method::Turbo => (Tag::PageLz, Box::new(UnitLzEncoder::<TurboUnits>::new(cpu))),
-            Method::Fast => (Tag::PageLz, Box::new(UnitLzEncoder::<FastUnits>::new(cpu))),
+            Method::Fast => (Tag::PageLz, Box::new(UnitLzEncoder::<Fast>::new(cpu))),
             Method::Light => (Tag::PageLz, Box::new(UnitLzEncoder::<LightUnits>::new(cpu))),
             Method::Balanced => (Tag::Zstd, zstd(-1)),
             Method::Zstd1 => (Tag::Zstd, zstd(1)),

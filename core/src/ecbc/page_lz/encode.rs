@@ -25,31 +25,17 @@ pub(in crate::ecbc) struct TurboUnits;
 impl Effort for TurboUnits {
     const HASHED_BYTES: u32 = 8;
     const ALIGNED: usize = 8;
-    const FIRST_TRIES: usize = 2;
     const SKIP_LOG: u32 = 1;
     const ACCEPTED: usize = 8;
     const REPEATED: usize = 8;
 }
 
-/// Eight bytes hashed and compared, soon in strides: denser than LZ4 at acceleration 8, and faster.
+/// Eight bytes hashed and compared, soon in large strides: denser than LZ4 at acceleration 8, and faster.
 pub(in crate::ecbc) struct Fast;
 
 impl Effort for Fast {
     const HASHED_BYTES: u32 = 8;
     const ALIGNED: usize = 1;
-    const FIRST_TRIES: usize = 2;
-    const SKIP_LOG: u32 = 2;
-    const ACCEPTED: usize = 8;
-    const REPEATED: usize = MATCH_MIN;
-}
-
-/// The same in units, where there is more to find: sooner in strides.
-pub(in crate::ecbc) struct FastUnits;
-
-impl Effort for FastUnits {
-    const HASHED_BYTES: u32 = 8;
-    const ALIGNED: usize = 1;
-    const FIRST_TRIES: usize = 2;
     const SKIP_LOG: u32 = 1;
     const ACCEPTED: usize = 8;
     const REPEATED: usize = MATCH_MIN;
@@ -61,7 +47,6 @@ pub(in crate::ecbc) struct LightUnits;
 impl Effort for LightUnits {
     const HASHED_BYTES: u32 = 6;
     const ALIGNED: usize = 1;
-    const FIRST_TRIES: usize = 16;
     const SKIP_LOG: u32 = 4;
     const ACCEPTED: usize = 6;
     const REPEATED: usize = MATCH_MIN;

@@ -25,7 +25,7 @@ mod parse;
 mod vectors;
 
 pub(super) use decode::{PageLzDecoder, UnitLzDecoder};
-pub(super) use encode::{FastPageLzEncoder, FastUnits, LightUnits, TurboUnits, UnitLzEncoder};
+pub(super) use encode::{Fast, FastPageLzEncoder, LightUnits, TurboUnits, UnitLzEncoder};
 pub(super) use parse::Effort;
 
 /// Bytes copied at a time, beyond the end if need be.

@@ -17,9 +17,7 @@ pub(in crate::ecbc) trait Effort {
     const HASHED_BYTES: u32;
     /// Only positions that are multiples of this are tried.
     const ALIGNED: usize;
-    /// How many in a row are tried behind a match, at most `2^SKIP_LOG`.
-    const FIRST_TRIES: usize;
-    /// Then every second one, and after each `2^SKIP_LOG` tries without a match the stride is one more.
+    /// After `2^SKIP_LOG` tries without a match the stride is one more, and so on.
     const SKIP_LOG: u32;
     /// Equal bytes that make a match, [`MATCH_MIN`] to 8.
     const ACCEPTED: usize;
@@ -142,7 +140,7 @@ fn search<E: Effort, const P: usize, const T: usize>(
     mut at: usize,
     distance: usize,
 ) -> Option<Match> {
-    let mut tried = (2 << E::SKIP_LOG) - E::FIRST_TRIES;
+    let mut tried = 1 << E::SKIP_LOG;
     while at <= last_start {
         let here = read(input, at);
         let from = swap_in::<E, T>(table, here, at);

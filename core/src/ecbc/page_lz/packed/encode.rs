@@ -25,7 +25,6 @@ pub(in crate::ecbc) struct Balanced;
 impl Effort for Balanced {
     const HASHED_BYTES: u32 = 6;
     const ALIGNED: usize = 1;
-    const FIRST_TRIES: usize = 32;
     const SKIP_LOG: u32 = 5;
     const ACCEPTED: usize = 6;
     const REPEATED: usize = MATCH_MIN;
@@ -37,7 +36,6 @@ pub(in crate::ecbc) struct Light;
 impl Effort for Light {
     const HASHED_BYTES: u32 = 8;
     const ALIGNED: usize = 1;
-    const FIRST_TRIES: usize = 4;
     const SKIP_LOG: u32 = 2;
     const ACCEPTED: usize = 8;
     const REPEATED: usize = MATCH_MIN;

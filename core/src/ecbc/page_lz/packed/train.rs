@@ -56,7 +56,6 @@ struct Search;
 impl Effort for Search {
     const HASHED_BYTES: u32 = 5;
     const ALIGNED: usize = 1;
-    const FIRST_TRIES: usize = 16;
     const SKIP_LOG: u32 = 4;
     const ACCEPTED: usize = MATCH_MIN;
     const REPEATED: usize = MATCH_MIN;
