@@ -15,7 +15,7 @@ pub enum Method {
     Lz4,
     /// zstd level 1 for every page.
     Zstd1,
-    /// ECBC where a core has more than about 500 MB/s of output to fill.
+    /// ECBC where a core has more than about 900 MB/s of output to fill.
     Turbo,
     /// ECBC where the CPU is scarce.
     Fast,
